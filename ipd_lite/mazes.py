@@ -1,0 +1,344 @@
+"""Point mazes with a fixed goal: environments, geometry, controller and the exact solution.
+
+The environments are Gymnasium-Robotics' PointMaze (a force-actuated ball between walls). Two named
+wrappers turn them into offline-RL tasks with a known reward and a known termination rule:
+:class:`ActionRepeat` (one *decision* = several simulator steps) and :class:`ReachGoal` (one fixed
+goal, reward -1 per decision, terminal on arrival). Because the ball's physics is simple, the time
+to the goal can also be computed on a grid (:func:`solve_time_to_goal`): an oracle for the learned V.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, SupportsFloat
+
+import gymnasium as gym
+import gymnasium_robotics
+import numpy as np
+import torch
+from gymnasium_robotics.envs.maze import maps
+from gymnasium_robotics.envs.maze.point_maze import PointMazeEnv
+from numpy.typing import NDArray
+from torch import Tensor
+
+gym.register_envs(gymnasium_robotics)
+
+Array = NDArray[np.float64]
+
+GOAL_RADIUS = 0.45
+"""Distance (metres) within which Gymnasium-Robotics calls a maze goal reached."""
+
+MAPS: dict[str, list[list[int]]] = {
+    "umaze": maps.U_MAZE,
+    "medium": maps.MEDIUM_MAZE,
+    "large": maps.LARGE_MAZE,
+}
+GOAL_CELLS: dict[str, tuple[int, int]] = {"umaze": (3, 1), "medium": (6, 6), "large": (7, 10)}
+DECISION_LIMITS: dict[str, int] = {"umaze": 60, "medium": 120, "large": 160}
+"""Time limits in decisions: Gymnasium-Robotics' limits (300, 600, 800 steps) over five."""
+
+# The ball of point.xml: radius, mass = density * volume, joint damping, motor gear, step, clip.
+RADIUS, MASS, DAMPING, GEAR, TIME_STEP, MAX_SPEED = 0.1, 4000 / 3 * np.pi * 1e-3, 1.0, 100.0, 0.01, 5.0
+
+
+class ActionRepeat(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
+    """Hold each action for `repeat` simulator steps; rewards are summed.
+
+    One such group of steps is one *decision*. Stops early when the episode ends inside the group.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], repeat: int) -> None:
+        if repeat < 1:
+            raise ValueError(f"repeat must be at least 1, got {repeat}")
+        gym.utils.RecordConstructorArgs.__init__(self, repeat=repeat)
+        super().__init__(env)
+        self.repeat = repeat
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        total = 0.0
+        for _ in range(self.repeat):
+            observation, reward, terminated, truncated, info = self.env.step(action)
+            total += float(reward)
+            if terminated or truncated:
+                break
+        return observation, total, terminated, truncated, info
+
+
+class ReachGoal(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
+    """One fixed goal, reward -1 per decision, terminated on arrival.
+
+    Gymnasium-Robotics adds uniform noise to every goal, even to one that the caller names; this
+    wrapper puts the goal at the exact centre of `goal_cell`. Observations are the flat
+    (x, y, velocity x, velocity y), in metres and metres per second.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], goal_cell: tuple[int, int]) -> None:
+        gym.utils.RecordConstructorArgs.__init__(self, goal_cell=list(goal_cell))
+        super().__init__(env)
+        self.maze: PointMazeEnv = env.unwrapped  # type: ignore[assignment]
+        self.goal = np.asarray(self.maze.maze.cell_rowcol_to_xy(np.array(goal_cell)))
+        self.goal_cell = goal_cell
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (4,), np.float64)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Array, dict[str, Any]]:
+        options = {"goal_cell": np.array(self.goal_cell), **(options or {})}
+        observation, info = self.env.reset(seed=seed, options=options)
+        self.maze.goal = self.goal.copy()
+        self.maze.update_target_site_pos()
+        info["success"] = self._arrived(observation["observation"])
+        return observation["observation"], info
+
+    def step(self, action: Any) -> tuple[Array, SupportsFloat, bool, bool, dict[str, Any]]:
+        observation, _, _, truncated, info = self.env.step(action)
+        arrived = self._arrived(observation["observation"])
+        info["success"] = arrived
+        return observation["observation"], -1.0, arrived, truncated, info
+
+    def _arrived(self, observation: Array) -> bool:
+        return bool(np.linalg.norm(observation[:2] - self.goal) <= GOAL_RADIUS)
+
+
+def make_point_maze(
+    maze: str = "medium", action_repeat: int = 5, goal: bool = True, **kwargs: Any
+) -> gym.Env[Any, Any]:
+    """Entry point of the `ipd_lite/PointMaze-*` environments.
+
+    With `goal=False` there is no goal, reward or end: the environment that the data is collected in.
+    Keyword arguments go to Gymnasium-Robotics' `PointMazeEnv` (for instance `render_mode`).
+    """
+    env: gym.Env[Any, Any] = PointMazeEnv(
+        maze_map=MAPS[maze], continuing_task=True, reset_target=False, **kwargs
+    )
+    env = ActionRepeat(env, action_repeat)
+    return ReachGoal(env, GOAL_CELLS[maze]) if goal else env
+
+
+for _name in MAPS:
+    gym.register(
+        id=f"ipd_lite/PointMaze-{_name.capitalize()}-v0",
+        entry_point="ipd_lite.mazes:make_point_maze",
+        kwargs={"maze": _name},
+        max_episode_steps=DECISION_LIMITS[_name],
+        disable_env_checker=True,
+    )
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A maze as arrays: cells in rows and columns, positions in metres, origin at the centre.
+
+    walls: (rows, columns) bool. cells: (C, 2) row and column of every free cell. centres: (C, 2)
+    x and y of their centres. next_cell: (C, C), `next_cell[i, j]` is the cell after i on a shortest
+    path to j. goal: (2,) x and y of the task's goal.
+    """
+
+    name: str
+    walls: NDArray[np.bool_]
+    cells: NDArray[np.int64]
+    centres: Array
+    next_cell: NDArray[np.int64]
+    goal: Array
+
+    def cell_of(self, positions: Array) -> NDArray[np.int64]:
+        """Index of the free cell whose centre is nearest to each position, (..., 2) -> (...)."""
+        distance = np.abs(positions[..., None, :] - self.centres).max(-1)
+        nearest: NDArray[np.int64] = distance.argmin(-1)
+        return nearest
+
+
+def _breadth_first(neighbours: list[list[int]], target: int) -> NDArray[np.int64]:
+    """For every cell, the next cell on a shortest path to `target` (itself at the target)."""
+    step = np.full(len(neighbours), -1, dtype=np.int64)
+    step[target] = target
+    queue = deque([target])
+    while queue:
+        cell = queue.popleft()
+        for other in neighbours[cell]:
+            if step[other] < 0:
+                step[other] = cell
+                queue.append(other)
+    return step
+
+
+@lru_cache
+def geometry(name: str) -> Geometry:
+    """Geometry of the maze `name` ("umaze", "medium" or "large")."""
+    if name not in MAPS:
+        raise KeyError(f"unknown maze {name!r}: expected one of {', '.join(MAPS)}")
+    walls = np.array(MAPS[name]) == 1
+    rows, columns = walls.shape
+    cells = np.argwhere(~walls)
+    centres = np.stack(
+        [cells[:, 1] + 0.5 - columns / 2, rows / 2 - cells[:, 0] - 0.5], axis=1
+    ).astype(np.float64)
+    neighbours = [
+        [int(j) for j in np.flatnonzero(np.abs(cells - cell).sum(1) == 1)] for cell in cells
+    ]
+    next_cell = np.stack([_breadth_first(neighbours, j) for j in range(len(cells))], axis=1)
+    goal_index = int(np.flatnonzero((cells == GOAL_CELLS[name]).all(1))[0])
+    return Geometry(name, walls, cells, centres, next_cell, centres[goal_index])
+
+
+def waypoint_action(
+    maze: Geometry, observations: Array, goals: Array, speed: float = 1.0
+) -> Array:
+    """D4RL's maze2d controller: proportional-derivative control to the next cell on the way.
+
+    observations (..., 4), goals (..., 2) -> actions (..., 2) in [-speed, speed].
+    """
+    here, there = maze.cell_of(observations[..., :2]), maze.cell_of(goals)
+    waypoint = np.where((here == there)[..., None], goals, maze.centres[maze.next_cell[here, there]])
+    force = 10.0 * (waypoint - observations[..., :2]) - observations[..., 2:]
+    clipped: Array = speed * np.clip(force, -1.0, 1.0)
+    return clipped
+
+
+def simulate_decision(
+    maze: Geometry, position: Array, velocity: Array, action: Array, repeat: int = 5
+) -> tuple[Array, Array]:
+    """One decision of the ball in closed form, (..., 2) arrays in and out.
+
+    Matches MuJoCo to rounding in free space (semi-implicit Euler, implicit joint damping). Walls are
+    hard here: the ball stops at them along the blocked axis; MuJoCo's contacts are slightly soft.
+    """
+    for _ in range(repeat):
+        velocity = np.clip(velocity, -MAX_SPEED, MAX_SPEED)
+        velocity = (MASS * velocity + TIME_STEP * GEAR * action) / (MASS + TIME_STEP * DAMPING)
+        for axis in (0, 1):
+            trial = position.copy()
+            trial[..., axis] += TIME_STEP * velocity[..., axis]
+            blocked = _touches_wall(maze, trial)
+            position = np.where(blocked[..., None], position, trial)
+            velocity = velocity.copy()
+            velocity[..., axis] = np.where(blocked, 0.0, velocity[..., axis])
+    return position, velocity
+
+
+def _touches_wall(maze: Geometry, position: Array) -> NDArray[np.bool_]:
+    """Whether the ball's bounding square at each position (..., 2) overlaps a wall cell."""
+    rows, columns = maze.walls.shape
+    hit = np.zeros(position.shape[:-1], dtype=bool)
+    for dx in (-RADIUS, RADIUS):
+        for dy in (-RADIUS, RADIUS):
+            column = np.floor(position[..., 0] + dx + columns / 2).astype(np.int64)
+            row = np.floor(rows / 2 - (position[..., 1] + dy)).astype(np.int64)
+            inside = (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
+            hit |= ~inside | maze.walls[row.clip(0, rows - 1), column.clip(0, columns - 1)]
+    return hit
+
+
+@dataclass(frozen=True)
+class TimeToGoal:
+    """Least number of decisions to the goal on a grid over position and velocity.
+
+    points: (P, 2) free grid positions; speeds: (W,) grid velocities per axis;
+    index: (X, Y) -> point or -1; origin, spacing: the position grid;
+    decisions: (P, W, W) float32 tensor, 0 inside the goal.
+    """
+
+    maze: Geometry
+    points: Array
+    speeds: Array
+    index: NDArray[np.int64]
+    origin: Array
+    spacing: float
+    decisions: Tensor
+
+    def __call__(self, observations: Array) -> Array:
+        """Decisions to the goal from observations (..., 4), by multilinear interpolation."""
+        flat = np.asarray(observations, dtype=np.float64).reshape(-1, 4)
+        corners, weights = _interpolation(self, flat[:, :2], flat[:, 2:])
+        values = self.decisions.reshape(-1).numpy()[corners]
+        result: Array = (values * weights).sum(-1).reshape(np.shape(observations)[:-1])
+        return result
+
+    def value(self, observations: Array, discount: float) -> Array:
+        """V*(s) = -(1 - discount**T) / (1 - discount) for reward -1 per decision, shape (...)."""
+        result: Array = -(1 - discount ** self(observations)) / (1 - discount)
+        return result
+
+
+def _interpolation(
+    grid: TimeToGoal, position: Array, velocity: Array
+) -> tuple[NDArray[np.int64], Array]:
+    """The 16 grid neighbours of each state and their weights, (N, 16) and (N, 16)."""
+    cell = (position - grid.origin) / grid.spacing
+    low = np.floor(cell).astype(np.int64)
+    step = grid.speeds[1] - grid.speeds[0]
+    speed_cell = (np.clip(velocity, grid.speeds[0], grid.speeds[-1]) - grid.speeds[0]) / step
+    speed_low = np.clip(np.floor(speed_cell).astype(np.int64), 0, len(grid.speeds) - 2)
+    fraction, speed_fraction = cell - low, speed_cell - speed_low
+    corners, weights = [], []
+    count = len(grid.speeds)
+    for bits in range(16):
+        dx, dy, du, dv = (bits >> 3) & 1, (bits >> 2) & 1, (bits >> 1) & 1, bits & 1
+        ix = (low[:, 0] + dx).clip(0, grid.index.shape[0] - 1)
+        iy = (low[:, 1] + dy).clip(0, grid.index.shape[1] - 1)
+        point = grid.index[ix, iy]
+        weight = (
+            np.where(dx, fraction[:, 0], 1 - fraction[:, 0])
+            * np.where(dy, fraction[:, 1], 1 - fraction[:, 1])
+            * np.where(du, speed_fraction[:, 0], 1 - speed_fraction[:, 0])
+            * np.where(dv, speed_fraction[:, 1], 1 - speed_fraction[:, 1])
+        )
+        # A corner inside a wall takes no part: its weight goes to the free corners.
+        weights.append(np.where(point < 0, 0.0, weight + 1e-9))
+        corners.append(
+            (point.clip(0) * count + speed_low[:, 0] + du) * count + speed_low[:, 1] + dv
+        )
+    weight_sum = np.maximum(sum(weights), 1e-12)
+    return np.stack(corners, -1), np.stack(weights, -1) / np.asarray(weight_sum)[:, None]
+
+
+@lru_cache
+def solve_time_to_goal(
+    name: str, spacing: float = 0.125, speeds: int = 9, repeat: int = 5, sweeps: int = 400
+) -> TimeToGoal:
+    """Value iteration for the fewest decisions to the goal of maze `name`.
+
+    The state is position *and* velocity; nine actions (each axis -1, 0 or 1) are tried from every
+    grid state with the closed-form physics. Interpolation blurs the answer by about half a
+    decision; it is an oracle for order and scale, not for digits. About 10 s for "medium".
+    """
+    maze = geometry(name)
+    rows, columns = maze.walls.shape
+    origin = np.array([-columns / 2, -rows / 2]) + spacing / 2
+    shape = (int(columns / spacing), int(rows / spacing))
+    axes = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"), -1)
+    positions = origin + spacing * axes
+    free = ~_touches_wall(maze, positions)
+    index = np.where(free, np.cumsum(free).reshape(shape) - 1, -1)
+    points = positions[free]
+    velocity_axis = np.linspace(-MAX_SPEED, MAX_SPEED, speeds)
+    grid = TimeToGoal(maze, points, velocity_axis, index, origin, spacing, torch.empty(0))
+
+    u, v = np.meshgrid(velocity_axis, velocity_axis, indexing="ij")
+    velocity = np.stack([u, v], -1).reshape(1, -1, 2).repeat(len(points), 0).reshape(-1, 2)
+    position = points[:, None].repeat(speeds**2, 1).reshape(-1, 2)
+    corners, weights, arrived = [], [], []
+    for action in np.stack(np.meshgrid([-1.0, 0, 1], [-1.0, 0, 1]), -1).reshape(-1, 2):
+        next_position, next_velocity = simulate_decision(maze, position, velocity, action, repeat)
+        corner, weight = _interpolation(grid, next_position, next_velocity)
+        corners.append(torch.from_numpy(corner.astype(np.int32)))
+        weights.append(torch.from_numpy(weight.astype(np.float32)))
+        reached = np.linalg.norm(next_position - maze.goal, axis=-1) <= GOAL_RADIUS
+        arrived.append(torch.from_numpy(reached))
+
+    at_goal = torch.from_numpy(np.linalg.norm(position - maze.goal, axis=-1) <= GOAL_RADIUS)
+    decisions = torch.where(at_goal, 0.0, 1000.0)
+    for _ in range(sweeps):
+        best = torch.full_like(decisions, 1000.0)
+        for corner_t, weight_t, reached_t in zip(corners, weights, arrived, strict=True):
+            ahead = (decisions[corner_t] * weight_t).sum(-1).masked_fill(reached_t, 0.0)
+            best = torch.minimum(best, 1.0 + ahead)
+        update = torch.where(at_goal, 0.0, best)
+        change = (update - decisions).abs().max()
+        decisions = update
+        if change < 1e-3:
+            break
+    shaped = decisions.reshape(len(points), speeds, speeds)
+    return TimeToGoal(maze, points, velocity_axis, index, origin, spacing, shaped)

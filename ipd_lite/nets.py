@@ -1,0 +1,133 @@
+"""Network parts that every stage shares: input features, batched ensembles, target averaging."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Features(nn.Module):
+    """Normalized inputs, optionally with random Fourier features of some of them.
+
+    Maps (..., D) to (..., D + 2 * fourier). A plain MLP is biased towards smooth functions of
+    position and blurs walls; sines and cosines of random projections let it draw them
+    (Tancik et al. 2020, "Fourier features let networks learn high frequency functions").
+
+    Args:
+        width: D, the number of inputs.
+        dimensions: inputs that the Fourier features see.
+        fourier: number of random frequencies (0 = none).
+        scale: standard deviation of the frequencies, in periods per normalized unit.
+    """
+
+    def __init__(
+        self, width: int, dimensions: Sequence[int] = (), fourier: int = 0, scale: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("inverse", torch.ones(width))
+        self.dimensions = list(dimensions) if fourier else []
+        frequencies = torch.randn(len(self.dimensions), fourier if self.dimensions else 0)
+        self.register_buffer("frequencies", 2 * math.pi * scale * frequencies)
+        self.width = width + 2 * self.frequencies.shape[1]
+
+    mean: Tensor
+    inverse: Tensor
+    frequencies: Tensor
+
+    def fit(self, data: Tensor) -> None:
+        """Normalize by the mean and deviation of data (N, D); constant inputs are only centred."""
+        deviation = data.std(0, correction=0)
+        self.mean.copy_(data.mean(0))
+        self.inverse.copy_(torch.where(deviation > 1e-6, 1 / deviation, 1.0))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        normalized = (inputs - self.mean) * self.inverse
+        if not self.dimensions:
+            return normalized
+        angles = normalized[..., self.dimensions] @ self.frequencies
+        return torch.cat([normalized, angles.sin(), angles.cos()], dim=-1)
+
+
+class EnsembleLinear(nn.Module):
+    """`members` linear layers as one batched product.
+
+    Input (members, B, inputs), or (B, inputs) shared by all members; output (members, B, outputs).
+    Initialized like `torch.nn.Linear`.
+    """
+
+    def __init__(self, members: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(inputs)
+        self.weight = nn.Parameter(torch.empty(members, inputs, outputs).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(members, 1, outputs).uniform_(-bound, bound))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if inputs.dim() == 2:
+            if self.weight.shape[0] == 1:
+                return torch.addmm(self.bias[0], inputs, self.weight[0]).unsqueeze(0)
+            inputs = inputs.expand(self.weight.shape[0], *inputs.shape)
+        return torch.baddbmm(self.bias, inputs, self.weight)
+
+
+class EnsembleMLP(nn.Module):
+    """`members` independent multilayer perceptrons as batched products.
+
+    Input (B, inputs) shared, or (members, B, inputs); output (members, B, outputs).
+    """
+
+    def __init__(
+        self,
+        members: int,
+        inputs: int,
+        outputs: int,
+        width: int,
+        depth: int,
+        *,
+        activation: type[nn.Module] = nn.ReLU,
+        layer_norm: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        widths = [inputs] + [width] * depth
+        self.layers = nn.ModuleList(
+            EnsembleLinear(members, a, b) for a, b in zip(widths, widths[1:], strict=False)
+        )
+        self.head = EnsembleLinear(members, width if depth else inputs, outputs)
+        self.activation = activation()
+        self.layer_norm = layer_norm
+        self.dropout = dropout
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = inputs
+        for layer in self.layers:
+            hidden = layer(hidden)
+            if self.layer_norm:
+                hidden = F.layer_norm(hidden, hidden.shape[-1:])
+            hidden = self.activation(hidden)
+            if self.dropout:
+                hidden = F.dropout(hidden, self.dropout, self.training)
+        result: Tensor = self.head(hidden)
+        return result
+
+
+@torch.no_grad()
+def average_into(target: nn.Module, source: nn.Module, rate: float) -> None:
+    """target <- (1 - rate) * target + rate * source, parameter by parameter, in place."""
+    torch._foreach_lerp_(list(target.parameters()), list(source.parameters()), rate)
+
+
+def cosine_rate(step: int, updates: int, peak: float, final_fraction: float) -> float:
+    """Learning rate at `step`: from `peak` down to `peak * final_fraction` along half a cosine."""
+    fraction = 0.5 * (1 + math.cos(math.pi * min(step / updates, 1.0)))
+    return peak * (final_fraction + (1 - final_fraction) * fraction)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the rate of every parameter group."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate

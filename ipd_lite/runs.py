@@ -1,0 +1,255 @@
+"""A run's files: configuration, versions, checkpoints, logs. Atomic, resumable, never a pickle.
+
+Every file is written beside its place and renamed, so a killed run leaves whole files only. A
+training loop iterates over :meth:`Checkpoint.steps`; killed and started again, it continues from
+its last checkpoint and ends in the same bits as a run that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+from tqdm import tqdm
+
+PACKAGES = (
+    "torch", "numpy", "gymnasium", "gymnasium-robotics", "mujoco", "minari", "safetensors",
+)  # fmt: skip
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Seed torch's default generators (initial weights, dropout) and restore them afterwards."""
+    device = torch.device(device)
+    cuda = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.manual_seed(seed)
+        yield
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Write a file so that it is either the old one or the complete new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    data = content.encode() if isinstance(content, str) else content
+    with open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    write_atomically(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]] | pd.DataFrame) -> None:
+    """Write rows as CSV, atomically."""
+    frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
+    write_atomically(path, frame.to_csv(index=False, lineterminator="\n"))
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Any = None) -> None:
+    """Tensors as safetensors, with any JSON value beside them in the same file, atomically."""
+    host = {name: t.detach().to("cpu").contiguous().clone() for name, t in tensors.items()}
+    write_atomically(path, save(host, metadata={"json": json.dumps(meta)}))
+
+
+def load_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], Any]:
+    """What :func:`save_tensors` wrote.
+
+    Raises:
+        ValueError: the file is damaged; the message names it.
+    """
+    try:
+        with safe_open(str(path), framework="pt", device=str(device)) as file:
+            meta = json.loads((file.metadata() or {}).get("json", "null"))
+            return {name: file.get_tensor(name) for name in file.keys()}, meta  # noqa: SIM118
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it and run again") from error
+
+
+def key_of(*parts: Any) -> str:
+    """Twelve hexadecimal digits that change whenever any of the JSON-able parts does."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def versions() -> dict[str, str]:
+    """What a result depends on besides its configuration."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    found["threads"] = str(torch.get_num_threads())
+    return found
+
+
+class Checkpoint:
+    """Progress, log and resumption of one training stage.
+
+    Args:
+        path: file of the unfinished stage (None = keep nothing on disk).
+        every: updates between two checkpoints.
+        log_every: updates between two rows of the log.
+        progress: show a progress bar.
+    """
+
+    def __init__(
+        self, path: Path | None, every: int = 2_000, log_every: int = 100, progress: bool = False
+    ) -> None:
+        self.path, self.every, self.log_every, self.progress = path, every, log_every, progress
+        self.rows: list[dict[str, float]] = []
+        self.stage = ""
+
+    @classmethod
+    def none(cls) -> Checkpoint:
+        """No files and no progress bar."""
+        return cls(None)
+
+    def steps(
+        self,
+        stage: str,
+        total: int,
+        *,
+        modules: Mapping[str, nn.Module],
+        optimizers: Mapping[str, torch.optim.Optimizer],
+        generators: Mapping[str, torch.Generator],
+    ) -> Iterator[int]:
+        """Yield the updates that are still to be made, saving all state every `every` updates.
+
+        Saved: weights and buffers, optimizer moments, the given generators and torch's default
+        ones, the log. The caller must derive everything else from the step number.
+        """
+        self.stage = stage
+        first = self._restore(modules, optimizers, generators)
+        bar = tqdm(total=total, initial=first, desc=stage, unit="update", disable=not self.progress)
+        with bar:
+            for step in range(first, total):
+                yield step
+                bar.update()
+                if self.path and (step + 1) % self.every == 0 and step + 1 < total:
+                    self._save(step + 1, modules, optimizers, generators)
+
+    def log(self, step: int, values: Mapping[str, Tensor]) -> None:
+        """Keep every `log_every`-th step's scalars; one host copy per row.
+
+        Raises:
+            FloatingPointError: one of them is NaN or infinite.
+        """
+        if step % self.log_every:
+            return
+        numbers = torch.stack([v.detach().float() for v in values.values()]).tolist()
+        row = dict(zip(values, numbers, strict=True))
+        bad = [name for name, number in row.items() if number != number or abs(number) == float("inf")]
+        if bad:
+            raise FloatingPointError(
+                f"stage {self.stage}, update {step}: {', '.join(bad)} is not finite; "
+                "lower the learning rate or look for extreme rewards in the data"
+            )
+        self.rows.append({"step": step, **row})
+
+    def finish(self) -> None:
+        """Forget the unfinished state: the result is stored elsewhere now."""
+        if self.path:
+            self.path.unlink(missing_ok=True)
+
+    def _save(
+        self,
+        step: int,
+        modules: Mapping[str, nn.Module],
+        optimizers: Mapping[str, torch.optim.Optimizer],
+        generators: Mapping[str, torch.Generator],
+    ) -> None:
+        assert self.path
+        tensors = {"random/cpu": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            tensors["random/cuda"] = torch.cuda.get_rng_state()
+        for name, module in modules.items():
+            tensors |= {f"module/{name}/{k}": v for k, v in module.state_dict().items()}
+        for name, optimizer in optimizers.items():
+            for index, state in optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer/{name}/{index}/{k}": v for k, v in state.items()}
+        for name, generator in generators.items():
+            tensors[f"generator/{name}"] = generator.get_state()
+        save_tensors(self.path, tensors, {"step": step, "rows": self.rows})
+
+    def _restore(
+        self,
+        modules: Mapping[str, nn.Module],
+        optimizers: Mapping[str, torch.optim.Optimizer],
+        generators: Mapping[str, torch.Generator],
+    ) -> int:
+        if self.path is None or not self.path.exists():
+            return 0
+        tensors, meta = load_tensors(self.path)
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+
+        for name, module in modules.items():
+            module.load_state_dict(part(f"module/{name}/"))
+        for name, optimizer in optimizers.items():
+            state: dict[int, dict[str, Tensor]] = {}
+            for key, value in part(f"optimizer/{name}/").items():
+                index, field = key.split("/")
+                state.setdefault(int(index), {})[field] = value
+            groups = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({"state": state, "param_groups": groups})
+        for name, generator in generators.items():
+            generator.set_state(tensors[f"generator/{name}"])
+        torch.set_rng_state(tensors["random/cpu"])
+        if "random/cuda" in tensors and torch.cuda.is_available():
+            torch.cuda.set_rng_state(tensors["random/cuda"])
+        self.rows = list(meta["rows"])
+        return int(meta["step"])
+
+
+class Stage:
+    """Folder of one stage's result, shared by every run whose configuration asks for the same.
+
+    Files: config.json (what the key stands for), result.safetensors, log.csv, and, while it is
+    unfinished, partial.safetensors.
+    """
+
+    def __init__(self, folder: Path, description: Mapping[str, Any], progress: bool = False) -> None:
+        self.folder = folder
+        self.description = dict(description)
+        self.checkpoint = Checkpoint(folder / "partial.safetensors", progress=progress)
+        self._started = time.perf_counter()
+
+    @property
+    def done(self) -> bool:
+        """Whether the result is there."""
+        return (self.folder / "result.safetensors").exists()
+
+    def load(self, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], Any]:
+        """Tensors and JSON value of the finished stage."""
+        return load_tensors(self.folder / "result.safetensors", device)
+
+    def store(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> dict[str, Any]:
+        """Write the result last of all, so that it exists only if everything else does."""
+        seconds = time.perf_counter() - self._started
+        complete = {**meta, "wall_seconds": round(seconds, 3)}
+        write_json(self.folder / "config.json", {**self.description, "versions": versions()})
+        if self.checkpoint.rows:
+            write_csv(self.folder / "log.csv", self.checkpoint.rows)
+        save_tensors(self.folder / "result.safetensors", tensors, complete)
+        self.checkpoint.finish()
+        return complete

@@ -1,0 +1,149 @@
+"""The one registry: what `--task NAME` means.
+
+A task names its environment, its dataset, the two reference returns that define its normalized
+score, what is known about its reward and termination, and the few config fields that it overrides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium as gym
+import torch
+from torch import Tensor
+
+from ipd_lite import mazes
+from ipd_lite.config import Config, override, preset
+
+RewardFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(observations (..., O), actions (..., A), next observations (..., O)) -> rewards (...)."""
+TerminationFunction = Callable[[Tensor], Tensor]
+"""next observations (..., O) -> terminated (...), bool."""
+
+
+@dataclass(frozen=True)
+class MazeRecipe:
+    """How a maze dataset is collected (D4RL's maze2d recipe, see `collect.py`)."""
+
+    maze: str
+    decisions: int = 40_000
+    episode_length: int = 20
+    """The undirected stream is cut (truncated) into episodes of this many decisions."""
+    speed: float = 1.0
+    """Scale of the controller's action; below 1 the ball hesitates."""
+    noise: float = 0.5
+    """Standard deviation of the Gaussian noise on every action."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Task:
+    """One offline-RL problem.
+
+    reference_min, reference_max: undiscounted returns that score 0 and 100. position_dimensions:
+    observation entries that Fourier features may encode. reward, terminated: known functions for
+    the planner, None where they must be learned.
+    """
+
+    name: str
+    description: str
+    environment: str
+    dataset: str
+    reference_min: float
+    reference_max: float
+    score_definition: str
+    recipe: MazeRecipe | None = None
+    remote_dataset: str | None = None
+    position_dimensions: tuple[int, ...] = ()
+    reward: RewardFunction | None = None
+    terminated: TerminationFunction | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+    def config(self, preset_name: str) -> Config:
+        """The preset with this task's overrides."""
+        return override(preset(preset_name), dict(self.overrides))
+
+    def make(self, **kwargs: Any) -> gym.Env[Any, Any]:
+        """A new evaluation environment (keyword arguments go to `gymnasium.make`)."""
+        return gym.make(self.environment, **kwargs)
+
+    def normalized_score(self, returns: Any) -> Any:
+        """100 * (return - reference_min) / (reference_max - reference_min)."""
+        return 100.0 * (returns - self.reference_min) / (self.reference_max - self.reference_min)
+
+
+def reach_goal_reward(observations: Tensor, actions: Tensor, next_observations: Tensor) -> Tensor:
+    """-1 for every decision, shape (...)."""
+    return torch.full_like(next_observations[..., 0], -1.0)
+
+
+def reach_goal_termination(maze: str) -> TerminationFunction:
+    """Terminated within `mazes.GOAL_RADIUS` of the maze's goal."""
+    x, y = (float(v) for v in mazes.geometry(maze).goal)
+
+    def terminated(next_observations: Tensor) -> Tensor:
+        dx, dy = next_observations[..., 0] - x, next_observations[..., 1] - y
+        return dx * dx + dy * dy <= mazes.GOAL_RADIUS**2
+
+    return terminated
+
+
+def _maze_task(name: str, maze: str, description: str, controller: float, **recipe: Any) -> Task:
+    limit = mazes.DECISION_LIMITS[maze]
+    return Task(
+        name=name,
+        description=description,
+        environment=f"ipd_lite/PointMaze-{maze.capitalize()}-v0",
+        dataset=f"ipd-lite/{name}-v0",
+        reference_min=-float(limit),
+        reference_max=controller,
+        score_definition=(
+            f"0 = never arrives (return {-limit}), 100 = the noise-free waypoint controller "
+            f"(mean return {controller:.2f} over the same 100 starts); planning can exceed 100"
+        ),
+        recipe=MazeRecipe(maze=maze, **recipe),
+        position_dimensions=(0, 1),
+        reward=reach_goal_reward,
+        terminated=reach_goal_termination(maze),
+    )
+
+
+# The controllers' mean returns over evaluation starts 12345..12444; a test measures them again.
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        _maze_task(
+            "pointmaze-umaze",
+            "umaze",
+            "U-shaped maze, undirected data at full speed: the smallest stitching problem",
+            controller=-14.0,
+            decisions=20_000,
+        ),
+        _maze_task(
+            "pointmaze-medium",
+            "medium",
+            "medium maze, undirected data at full speed in pieces of 20 decisions",
+            controller=-26.8,
+        ),
+        _maze_task(
+            "pointmaze-medium-slow",
+            "medium",
+            "medium maze, hesitant data: better actions exist than the data's usual ones",
+            controller=-26.8,
+            speed=0.4,
+        ),
+    )
+}
+
+
+def get_task(name: str) -> Task:
+    """The task called `name`.
+
+    Raises:
+        KeyError: no such task; the message lists those that exist.
+    """
+    if name not in TASKS:
+        raise KeyError(f"unknown task {name!r}: expected one of {', '.join(TASKS)}")
+    return TASKS[name]
