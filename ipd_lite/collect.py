@@ -22,11 +22,11 @@ def record_stream(recipe: MazeRecipe, progress: bool = True) -> tuple[Array, Arr
     generator = np.random.default_rng(recipe.seed)
     env = make_point_maze(recipe.maze, goal=False)
     observation = env.reset(seed=recipe.seed)[0]["observation"]
-    goal = _random_position(maze, generator)
+    goal = random_position(maze, generator)
     observations, actions = [observation], []
     for _ in tqdm(range(recipe.decisions), desc="collect", unit="decision", disable=not progress):
         while np.linalg.norm(observation[:2] - goal) <= GOAL_RADIUS:
-            goal = _random_position(maze, generator)
+            goal = random_position(maze, generator)
         action = behaviour_action(maze, observation, goal, recipe, generator)
         observation = env.step(action)[0]["observation"]
         observations.append(observation)
@@ -43,7 +43,7 @@ def behaviour_action(
     return np.clip(action + recipe.noise * generator.standard_normal(action.shape), -1.0, 1.0)
 
 
-def _random_position(maze: Geometry, generator: np.random.Generator) -> Array:
+def random_position(maze: Geometry, generator: np.random.Generator) -> Array:
     """A point in a random free cell, with Gymnasium-Robotics' noise of 0.25 around the centre."""
     centre = maze.centres[generator.integers(len(maze.centres))]
     position: Array = centre + generator.uniform(-0.25, 0.25, 2)

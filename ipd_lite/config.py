@@ -59,6 +59,8 @@ class ValueConfig:
     clip_targets: bool = True
     """Keep bootstrapped targets inside the bounds that reward and discount imply."""
     actor_dropout: float = 0.0
+    evaluations: int = 4
+    """Copies of the policy kept along the training ("last" and "best" columns)."""
 
     def __post_init__(self) -> None:
         _require(0 < self.expectile < 1, "values.expectile", self.expectile, "0 < expectile < 1")
@@ -238,6 +240,7 @@ def preset(name: str) -> Config:
                 "values.updates": 60,
                 "values.width": 16,
                 "values.fourier_features": 8,
+                "values.evaluations": 2,
                 "world_model.updates": 60,
                 "world_model.width": 16,
                 "world_model.members": 3,
@@ -296,15 +299,20 @@ def override(config: T, changes: dict[str, Any]) -> T:
     Raises:
         KeyError: a field does not exist; the message lists those that do.
     """
+    direct: dict[str, Any] = {}
+    nested: dict[str, dict[str, Any]] = {}
+    known = [f.name for f in fields(config)]  # type: ignore[arg-type]
     for name, value in changes.items():
         head, _, rest = name.partition(".")
-        known = [f.name for f in fields(config)]  # type: ignore[arg-type]
         if head not in known:
             raise KeyError(f"unknown config field {name!r}: expected one of {', '.join(known)}")
         if rest:
-            value = override(getattr(config, head), {rest: value})
-        config = replace(config, **{head: value})  # type: ignore[type-var]
-    return config
+            nested.setdefault(head, {})[rest] = value
+        else:
+            direct[head] = value
+    for head, inner in nested.items():
+        direct[head] = override(direct.get(head, getattr(config, head)), inner)
+    return replace(config, **direct)  # type: ignore[type-var]
 
 
 def as_dict(config: Any) -> dict[str, Any]:

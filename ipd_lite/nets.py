@@ -131,3 +131,33 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Set the rate of every parameter group."""
     for group in optimizer.param_groups:
         group["lr"] = rate
+
+
+class Snapshots(nn.Module):
+    """Copies of a policy along its training, (snapshots, ...) per parameter, for "last" and "best"."""
+
+    def __init__(self, policy: nn.Module, count: int) -> None:
+        super().__init__()
+        self.count = count
+        for name, parameter in policy.named_parameters():
+            stack = parameter.detach().new_zeros(count, *parameter.shape)
+            self.register_buffer(name.replace(".", "/"), stack)
+
+    def due(self, step: int, updates: int) -> int | None:
+        """Index of the snapshot to take after update `step` (counted from 0), if any."""
+        for index in range(self.count):
+            if step + 1 == updates * (index + 1) // self.count:
+                return index
+        return None
+
+    @torch.no_grad()
+    def take(self, index: int, policy: nn.Module) -> None:
+        """Copy the parameters into row `index`."""
+        for name, parameter in policy.named_parameters():
+            getattr(self, name.replace(".", "/"))[index] = parameter
+
+    @torch.no_grad()
+    def restore(self, index: int, policy: nn.Module) -> None:
+        """Copy row `index` back into `policy`."""
+        for name, parameter in policy.named_parameters():
+            parameter.copy_(getattr(self, name.replace(".", "/"))[index])

@@ -99,8 +99,10 @@ def rollout(
     score = torch.where(weight > 0, score + weight * model.value(rows), score)
     shape = (candidates, count)
     futures = torch.stack(taken, dim=1).reshape(*shape, horizon, -1)
+    if not paths:
+        return futures, score.reshape(shape), None
     traced = torch.stack(visited, dim=1).reshape(*shape, horizon + 1, state_width)
-    return futures, score.reshape(shape), traced if paths else None
+    return futures, score.reshape(shape), traced
 
 
 def finite_scores(scores: Tensor, needed: int) -> Tensor:

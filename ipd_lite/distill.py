@@ -1,0 +1,291 @@
+"""Section 3.4: distil real and imagined data into a transformer policy.
+
+Per step of a window: squared error to the recorded (or imagined) action, minus alpha times the
+normalized Q of the predicted action. The conditioning token is V(s) or the bootstrapped return, in
+units of return; at inference it is V(s), so nobody has to choose a target.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ipd_lite.config import DistillationConfig
+from ipd_lite.data import OfflineDataset
+from ipd_lite.imagine import Assessment
+from ipd_lite.iql import Values, in_chunks
+from ipd_lite.nets import Snapshots, average_into, cosine_rate, set_learning_rate
+from ipd_lite.runs import Checkpoint, seeded
+from ipd_lite.segments import bootstrapped_returns
+from ipd_lite.transformer import TransformerPolicy
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """D_aug with what the loss needs per step.
+
+    conditions: (N,) the conditioning token. weights: (N,) 1 where the action is regressed on, else
+    0. spliced: (N,) bool, steps of episodes with an imagined part. baseline: (N,) V(s).
+    """
+
+    dataset: OfflineDataset
+    conditions: Tensor
+    weights: Tensor
+    spliced: Tensor
+    baseline: Tensor
+
+
+@torch.no_grad()
+def prepare_lessons(
+    dataset: OfflineDataset,
+    values: Values | None,
+    config: DistillationConfig,
+    discount: float,
+    *,
+    bootstrap_steps: int,
+    assessment: Assessment | None = None,
+) -> Lessons:
+    """Tokens and weights for every step of `dataset` (real episodes first, then spliced ones).
+
+    Real steps are regressed on, except suboptimal ones if the configuration filters them; spliced
+    episodes are regressed on from the splice on. Without `values` (Decision Transformer) the
+    condition is the undiscounted return-to-go.
+    """
+    has_imagined = torch.zeros(dataset.episodes, dtype=torch.bool, device=dataset.device)
+    has_imagined[dataset.episode[dataset.imagined]] = True
+    spliced = has_imagined[dataset.episode]
+    weights = torch.where(spliced, dataset.imagined, True).float()
+    if config.filter_suboptimal and assessment is not None:
+        real = len(assessment.suboptimal)
+        weights[:real] *= (~assessment.suboptimal).float()
+    if values is None or config.condition == "return-to-go":
+        conditions = dataset.returns_to_go()
+        baseline = torch.zeros_like(conditions)
+        if values is not None:
+            baseline = in_chunks(values.v, dataset.observations)
+        return Lessons(dataset, conditions, weights, spliced, baseline)
+    v = in_chunks(values.v, dataset.observations)
+    conditions = v
+    if config.condition != "value":
+        next_v = in_chunks(values.v, dataset.next_observations)
+        conditions = bootstrapped_returns(
+            dataset.rewards, dataset.terminated, dataset.last, v, next_v, bootstrap_steps, discount
+        )
+    if config.condition == "maximum":
+        conditions = torch.maximum(v, conditions)
+    return Lessons(dataset, conditions, weights, spliced, v)
+
+
+def distillation_loss(
+    predicted: Tensor,
+    actions: Tensor,
+    weights: Tensor,
+    valid: Tensor,
+    q: Tensor | None,
+    baseline: Tensor,
+    alpha: float,
+    q_scale: str,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Mean over real steps of weight * |pi - a|^2 / A  -  alpha * Q(s, pi) / scale.
+
+    Args:
+        predicted, actions: (B, K, A). weights: (B, K), 0 = no regression. valid: (B, K) bool.
+        q: (B, K) Q of the predicted actions, None without the value term. baseline: (B, K) V(s).
+        q_scale: scale is the detached batch mean of |Q - V| ("advantage"), of |Q| ("magnitude"),
+            or 1 ("none").
+    """
+    mask = valid.float()
+    count = mask.sum().clamp_min(1.0)
+    error = (predicted - actions).square().mean(-1)
+    regression = (error * weights * mask).sum() / count
+    logs = {"regression": regression.detach()}
+    if q is None or alpha == 0:
+        return regression, logs
+    magnitude = {"advantage": (q - baseline).abs(), "magnitude": q.abs(), "none": torch.ones_like(q)}
+    scale = ((magnitude[q_scale].detach() * mask).sum() / count).clamp_min(1e-6)
+    guidance = ((q - baseline) * mask).sum() / count / scale
+    logs |= {
+        "guidance": guidance.detach(),
+        "q_scale": scale,
+        "q_mean": (q.detach() * mask).sum() / count,
+    }
+    # Subtracting V changes the loss by a constant only: V(s) does not depend on the policy.
+    return regression - alpha * guidance, logs
+
+
+def make_policy(
+    observations: int, actions: int, config: DistillationConfig, episode_steps: int
+) -> TransformerPolicy:
+    """An untrained policy of the configured size."""
+    return TransformerPolicy(
+        observations,
+        actions,
+        context=config.context,
+        width=config.width,
+        layers=config.layers,
+        heads=config.heads,
+        dropout=config.dropout,
+        fused=config.fused_tokens,
+        steps=config.context if config.timestep == "window" else episode_steps,
+    )
+
+
+def train_policy(
+    lessons: Lessons,
+    values: Values | None,
+    config: DistillationConfig,
+    *,
+    seed: int,
+    episode_steps: int,
+    checkpoint: Checkpoint | None = None,
+) -> tuple[TransformerPolicy, Snapshots]:
+    """Train the transformer; returns it (averaged weights) and its snapshots along the way.
+
+    Args:
+        values: frozen; None = regression only (Decision Transformer).
+        episode_steps: most steps that an episode can have, for `timestep="episode"`.
+
+    Raises:
+        FloatingPointError: the loss became NaN or infinite.
+    """
+    checkpoint = checkpoint or Checkpoint.none()
+    dataset, device = lessons.dataset, lessons.dataset.device
+    with seeded(seed, device):
+        policy = make_policy(
+            dataset.observations.shape[1], dataset.actions.shape[1], config, episode_steps
+        ).to(device)
+        policy.fit(dataset.observations, lessons.conditions)
+        averaged = copy.deepcopy(policy).requires_grad_(False).eval()
+        snapshots = Snapshots(policy, config.evaluations).to(device)
+        optimizer = torch.optim.AdamW(
+            policy.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+        generator = torch.Generator(device).manual_seed(seed)
+        pools = window_pools(lessons, config)
+        for step in checkpoint.steps(
+            "policy", config.updates,
+            modules={"policy": policy, "averaged": averaged, "snapshots": snapshots},
+            optimizers={"adam": optimizer}, generators={"batches": generator},
+        ):  # fmt: skip
+            rate = cosine_rate(step, config.updates, config.learning_rate, config.final_learning_rate)
+            set_learning_rate(optimizer, rate)
+            rows, valid = sample_windows(dataset, pools, config, generator)
+            observations, actions = dataset.observations[rows], dataset.actions[rows]
+            predicted = policy(
+                lessons.conditions[rows], observations, actions,
+                timesteps(dataset, rows, config), valid,
+            )  # fmt: skip
+            q = values.q(observations, predicted) if values is not None and config.alpha else None
+            loss, logs = distillation_loss(
+                predicted, actions, lessons.weights[rows], valid, q, lessons.baseline[rows],
+                config.alpha, config.q_scale,
+            )  # fmt: skip
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_(policy.parameters(), config.gradient_clip)
+            optimizer.step()
+            # Early on the average follows closely, so that a short training is not all warm-up.
+            average_into(averaged, policy, max(1 - config.ema, 1 / (step + 1)))
+            if (index := snapshots.due(step, config.updates)) is not None:
+                snapshots.take(index, averaged)
+            checkpoint.log(step, {"loss": loss, "gradient_norm": norm, **logs})
+    return averaged, snapshots.requires_grad_(False)
+
+
+def window_pools(lessons: Lessons, config: DistillationConfig) -> list[tuple[Tensor, int]]:
+    """(first steps to draw from, how many windows per batch) for real and spliced episodes."""
+    every = torch.arange(len(lessons.dataset), device=lessons.dataset.device)
+    spliced = every[lessons.spliced]
+    imagined = round(config.imagined_share * config.batch_size) if len(spliced) else 0
+    return [(every[~lessons.spliced], config.batch_size - imagined), (spliced, imagined)]
+
+
+def sample_windows(
+    dataset: OfflineDataset,
+    pools: list[tuple[Tensor, int]],
+    config: DistillationConfig,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Transition indices (B, K) of random windows and their mask of real steps (B, K)."""
+    first = [
+        pool[torch.randint(len(pool), (count,), generator=generator, device=dataset.device)]
+        for pool, count in pools
+        if count
+    ]
+    return dataset.windows(torch.cat(first), config.context)
+
+
+def timesteps(dataset: OfflineDataset, rows: Tensor, config: DistillationConfig) -> Tensor:
+    """(B, K) int64: position in the window, or in the episode (at most the embedding's range)."""
+    if config.timestep == "window":
+        return torch.arange(rows.shape[1], device=rows.device).expand_as(rows)
+    return dataset.step[rows]
+
+
+class TransformerActor:
+    """Acts with the last K steps of every episode; conditions on V(s) or on a target return.
+
+    Args:
+        values: gives V(s) for the token; None = `target` minus the rewards so far.
+        target: undiscounted return asked for at the start of an episode.
+    """
+
+    def __init__(
+        self,
+        policy: TransformerPolicy,
+        *,
+        values: Values | None = None,
+        target: float | None = None,
+        timestep: str = "window",
+    ) -> None:
+        if (values is None) == (target is None):
+            raise ValueError("give either values (V(s) as condition) or a target return, not both")
+        self.policy, self.values, self.timestep = policy, values, timestep
+        self.target = target
+
+    def begin(self, slots: int) -> None:
+        """Empty histories for `slots` parallel episodes."""
+        policy = self.policy
+        device, K = policy.observation_mean.device, policy.context
+        self.observations = torch.zeros(slots, K, len(policy.observation_mean), device=device)
+        self.actions = torch.zeros(slots, K, policy.head.out_features, device=device)
+        self.conditions = torch.zeros(slots, K, device=device)
+        self.length = torch.zeros(slots, dtype=torch.long, device=device)
+        self.time = torch.zeros(slots, dtype=torch.long, device=device)
+        self.wanted = torch.full((slots,), self.target or 0.0, device=device)
+
+    def reset(self, rows: Tensor) -> None:
+        """New episodes begin in slots `rows`."""
+        self.length[rows] = 0
+        self.time[rows] = 0
+        self.wanted[rows] = self.target or 0.0
+
+    @torch.no_grad()
+    def act(self, observations: Tensor, rewards: Tensor, rows: Tensor) -> Tensor:
+        """Actions (B, A) for slots `rows` (B,), whose last rewards were `rewards` (B,)."""
+        K = self.policy.context
+        # The token after a reward asks for what is left of the target.
+        self.wanted[rows] -= torch.where(self.time[rows] > 0, rewards, 0.0)
+        full = rows[self.length[rows] == K]
+        for history in (self.observations, self.actions, self.conditions):
+            history[full] = history[full].roll(-1, dims=1)
+        self.length[rows] = (self.length[rows] + 1).clamp_max(K)
+        at = self.length[rows] - 1
+        condition = self.wanted[rows] if self.values is None else self.values.v(observations)
+        self.observations[rows, at], self.conditions[rows, at] = observations, condition
+        steps = torch.arange(K, device=rows.device).expand(len(rows), K)
+        if self.timestep == "episode":
+            most = self.policy.embed_timestep.num_embeddings - 1
+            steps = (steps + (self.time[rows] - at)[:, None]).clamp(0, most)
+        predicted = self.policy(
+            self.conditions[rows], self.observations[rows], self.actions[rows], steps
+        )
+        action = predicted[torch.arange(len(rows), device=rows.device), at]
+        self.actions[rows, at] = action
+        self.time[rows] += 1
+        return action
+
+

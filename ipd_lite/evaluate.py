@@ -1,0 +1,165 @@
+"""Rollouts in the real environment, normalized scores, intervals. Reports, never trains.
+
+Episode i starts from seed `evaluation.seed + i` whatever the policy, so that methods and seeds are
+compared on the same starts. Several environments run side by side under one batched policy; a slot
+whose episode ended takes the next one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import stats
+from torch import Tensor
+from tqdm import tqdm
+
+from ipd_lite.config import EvaluationConfig
+from ipd_lite.data import from_unit_range
+from ipd_lite.tasks import Task
+
+
+class Actor(Protocol):
+    """A policy with memory, for many episodes at once."""
+
+    def begin(self, slots: int) -> None:
+        """Prepare for `slots` parallel episodes."""
+
+    def reset(self, rows: Tensor) -> None:
+        """New episodes begin in slots `rows` (B,) int64."""
+
+    def act(self, observations: Tensor, rewards: Tensor, rows: Tensor) -> Tensor:
+        """Actions (B, A) in [-1, 1] for observations (B, O) in slots `rows`; `rewards` (B,) are
+        those of the previous step (0 at the start)."""
+
+
+class FunctionActor:
+    """An actor without memory: `function` maps observations (B, O) to actions (B, A)."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        self.function = function
+
+    def begin(self, slots: int) -> None:
+        """Nothing to prepare."""
+
+    def reset(self, rows: Tensor) -> None:
+        """Nothing to forget."""
+
+    @torch.no_grad()
+    def act(self, observations: Tensor, rewards: Tensor, rows: Tensor) -> Tensor:
+        """Apply the function."""
+        return self.function(observations)
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """Per episode (E,): undiscounted return, steps, success (reached the goal; NaN where the
+    environment does not say)."""
+
+    returns: NDArray[np.float64]
+    steps: NDArray[np.int64]
+    success: NDArray[np.float64]
+
+
+_environments: dict[str, list[gym.Env[Any, Any]]] = {}
+
+
+def _pool(task: Task, slots: int) -> list[gym.Env[Any, Any]]:
+    """Environments of the task, made once per process: building a maze takes 0.1 s."""
+    pool = _environments.setdefault(task.environment, [])
+    while len(pool) < slots:
+        pool.append(task.make())
+    return pool[:slots]
+
+
+def rollout(
+    task: Task,
+    actor: Actor,
+    config: EvaluationConfig,
+    *,
+    device: torch.device | str = "cpu",
+    progress: bool = False,
+) -> Rollouts:
+    """Run `config.episodes` episodes; deterministic for a deterministic actor."""
+    slots = min(config.slots, config.episodes)
+    environments = _pool(task, slots)
+    space = environments[0].action_space
+    assert isinstance(space, gym.spaces.Box)
+    returns = np.zeros(config.episodes)
+    steps = np.zeros(config.episodes, dtype=np.int64)
+    success = np.full(config.episodes, np.nan)
+    episode = list(range(slots))
+    waiting = iter(range(slots, config.episodes))
+    observations = np.stack(
+        [np.asarray(env.reset(seed=config.seed + i)[0]) for i, env in enumerate(environments)]
+    ).astype(np.float32)
+    rewards = np.zeros(slots, dtype=np.float32)
+    actor.begin(slots)
+    actor.reset(torch.arange(slots, device=device))
+    active = list(range(slots))
+    with tqdm(total=config.episodes, desc="evaluate", unit="episode", disable=not progress) as bar:
+        while active:
+            actions = actor.act(
+                torch.as_tensor(observations[active], device=device),
+                torch.as_tensor(rewards[active], device=device),
+                torch.tensor(active, device=device),
+            )
+            actions_host = from_unit_range(actions.clamp(-1, 1).cpu().numpy(), space)
+            begun = []
+            for slot, action in zip(list(active), actions_host, strict=True):
+                observation, reward, terminated, truncated, info = environments[slot].step(action)
+                observations[slot], rewards[slot] = observation, reward
+                number = episode[slot]
+                returns[number] += float(reward)
+                steps[number] += 1
+                if "success" in info:
+                    success[number] = np.fmax(success[number], float(info["success"]))
+                if not (terminated or truncated):
+                    continue
+                bar.update()
+                following = next(waiting, None)
+                if following is None:
+                    active.remove(slot)
+                    continue
+                episode[slot] = following
+                observations[slot] = environments[slot].reset(seed=config.seed + following)[0]
+                rewards[slot] = 0.0
+                begun.append(slot)
+            if begun:
+                actor.reset(torch.tensor(begun, device=device))
+    return Rollouts(returns, steps, success)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and its bootstrap confidence interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def bootstrap_interval(samples: NDArray[np.float64], confidence: float = 0.95) -> Interval:
+    """Percentile-bootstrap interval of the mean of samples (n,); a single sample has no interval
+    (NaN bounds)."""
+    mean = float(np.mean(samples))
+    if len(samples) < 2:
+        return Interval(mean, float("nan"), float("nan"))
+    if np.ptp(samples) == 0:
+        return Interval(mean, mean, mean)
+    result = stats.bootstrap(
+        (samples,), np.mean, confidence_level=confidence, method="percentile",
+        n_resamples=10_000, rng=np.random.default_rng(0),
+    )  # fmt: skip
+    low, high = result.confidence_interval
+    return Interval(mean, float(low), float(high))
+
+
+def paired_interval(first: NDArray[np.float64], second: NDArray[np.float64]) -> Interval:
+    """Bootstrap interval of the mean difference first - second over paired seeds (n,)."""
+    return bootstrap_interval(np.asarray(first) - np.asarray(second))

@@ -1,0 +1,562 @@
+"""The paper as a short list of calls, each cached in its run's folder.
+
+    dataset -> values -> world model -> assessment -> imagination -> policy -> evaluation
+
+Stages whose configuration, data and seed agree are trained once and shared by every method of the
+same task and seed (`runs/<task>/stages/`). Killed at any moment, the same call continues and ends
+in the same numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ipd_lite.baselines import ClonedPolicy, MazeBehaviour, train_cloning
+from ipd_lite.config import Config, as_dict, override
+from ipd_lite.data import OfflineDataset, load_task
+from ipd_lite.distill import (
+    TransformerActor,
+    make_policy,
+    prepare_lessons,
+    train_policy,
+)
+from ipd_lite.evaluate import Actor, FunctionActor, Rollouts, rollout
+from ipd_lite.imagine import (
+    Assessment,
+    Continuations,
+    PlanningActor,
+    accept,
+    assess,
+    augment,
+    bookkeeping_dict,
+    choose_starts,
+    imagine,
+    splice,
+)
+from ipd_lite.iql import Values, train_values
+from ipd_lite.nets import Snapshots
+from ipd_lite.runs import Stage, key_of, versions, write_csv, write_json
+from ipd_lite.tasks import Task, get_task
+from ipd_lite.transformer import TransformerPolicy
+from ipd_lite.world_model import (
+    WorldModel,
+    calibrate_threshold,
+    split_for_model,
+    train_world_model,
+)
+
+FORMAT = 1
+"""Part of every stage's key: raise it when a change of the code changes results."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a method differs from IPD: config fields, and which function evaluates it."""
+
+    description: str
+    evaluate: Callable[[Pipeline], list[Actor]]
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Pipeline:
+    """One task, one seed, one configuration; every stage is a property computed on first use.
+
+    Args:
+        task, seed, config, device: what to run and where.
+        out: root of all runs.
+        progress: show progress bars.
+    """
+
+    task: Task
+    seed: int
+    config: Config
+    out: Path
+    device: torch.device
+    progress: bool = False
+    data: OfflineDataset | None = None
+
+    @cached_property
+    def dataset(self) -> OfflineDataset:
+        """The task's real data on the device."""
+        return self.data if self.data is not None else load_task(self.task, self.device)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the data: other data, other results."""
+        return self.dataset.fingerprint()
+
+    @property
+    def discount(self) -> float:
+        return self.config.values.discount
+
+    def stage(self, name: str, *parts: Any) -> Stage:
+        """The shared folder of a stage whose result depends on `parts`, data and seed."""
+        plain = [as_dict(p) if hasattr(p, "__dataclass_fields__") else p for p in parts]
+        description = {
+            "stage": name,
+            "task": self.task.name,
+            "seed": self.seed,
+            "dataset": self.fingerprint,
+            "format": FORMAT,
+            "parts": plain,
+        }
+        folder = self.out / self.task.name / "stages" / f"seed-{self.seed}"
+        return Stage(folder / f"{name}-{key_of(description)}", description, self.progress)
+
+    # -- the stages, in the paper's order ----------------------------------------------------
+
+    @cached_property
+    def _values_parts(self) -> tuple[Any, ...]:
+        return (self.config.values, self.config.data)
+
+    @cached_property
+    def values(self) -> Values:
+        """Section 3.1: Q, V and the advantage-weighted policy."""
+        stage = self.stage("values", *self._values_parts)
+        if not stage.done:
+            values = train_values(
+                self.dataset,
+                self.config.values,
+                seed=self.seed,
+                position_dimensions=self.task.position_dimensions,
+                normalize_observations=self.config.data.normalize_observations,
+                checkpoint=stage.checkpoint,
+            )
+            stage.store(values.state_dict(), {})
+        values = Values(
+            self.config.values,
+            self.dataset.observations.shape[1],
+            self.dataset.actions.shape[1],
+            self.task.position_dimensions,
+        ).to(self.device)
+        self._load(stage, values)
+        return values
+
+    @cached_property
+    def world_model(self) -> WorldModel:
+        """Section 3.2: the ensemble."""
+        stage = self.stage("world-model", self.config.world_model)
+        task = self.task
+        if not stage.done:
+            model = train_world_model(
+                self.dataset,
+                self.config.world_model,
+                seed=self.seed,
+                position_dimensions=task.position_dimensions,
+                reward=task.reward,
+                terminated=task.terminated,
+                checkpoint=stage.checkpoint,
+            )
+            stage.store(model.state_dict(), {})
+        model = WorldModel(
+            self.config.world_model,
+            self.dataset.observations.shape[1],
+            self.dataset.actions.shape[1],
+            task.position_dimensions,
+            task.reward,
+            task.terminated,
+        ).to(self.device)
+        self._load(stage, model)
+        return model
+
+    @cached_property
+    def holdout(self) -> OfflineDataset:
+        """Episodes that no member of the ensemble was trained on."""
+        return split_for_model(self.dataset, self.config.world_model, self.seed)[1]
+
+    @cached_property
+    def threshold(self) -> Tensor:
+        """Largest U that may be imagined."""
+        return calibrate_threshold(self.world_model, self.holdout, self.config.imagination.quantile)
+
+    @cached_property
+    def assessment(self) -> Assessment:
+        """Section 3.3: the data against the value function."""
+        return assess(self.dataset, self.values, self.config.imagination, self.discount)
+
+    @cached_property
+    def _imagination_parts(self) -> tuple[Any, ...]:
+        config = self.config
+        return (*self._values_parts, config.world_model, config.planner, config.imagination)
+
+    @cached_property
+    def _imagination(self) -> tuple[Continuations, dict[str, Any]]:
+        stage = self.stage("imagination", *self._imagination_parts)
+        if not stage.done:
+            config = self.config.imagination
+            generator = torch.Generator(self.device).manual_seed(self.seed)
+            start = choose_starts(self.dataset, self.assessment, config, generator)
+            attempted = imagine(
+                self.dataset,
+                start,
+                self.values,
+                self.world_model,
+                self.config.planner,
+                config,
+                threshold=self.threshold,
+                assessment=self.assessment,
+                discount=self.discount,
+                seed=self.seed,
+                progress=self.progress,
+            )
+            kept, book = accept(attempted, config, self.threshold)
+            stage.store(vars(kept), bookkeeping_dict(book))
+        tensors, book_json = stage.load(self.device)
+        self.seconds[f"imagination-{self.config.planner.kind}"] = book_json["wall_seconds"]
+        return Continuations(**tensors), book_json
+
+    @property
+    def continuations(self) -> Continuations:
+        """Section 3.3, Algorithm 1: the accepted imagined continuations."""
+        return self._imagination[0]
+
+    @property
+    def bookkeeping(self) -> dict[str, Any]:
+        """How many continuations were accepted and why others were not."""
+        return self._imagination[1]
+
+    @cached_property
+    def augmented(self) -> OfflineDataset:
+        """D_aug, or the real data alone where the imagined share is zero."""
+        if self.config.distillation.imagined_share == 0:
+            return self.dataset
+        prefix = self.config.distillation.context - 1
+        return augment(self.dataset, splice(self.dataset, self.continuations, prefix))
+
+    @cached_property
+    def policy(self) -> tuple[TransformerPolicy, Snapshots]:
+        """Section 3.4: the distilled transformer."""
+        config = self.config.distillation
+        uses_values = config.condition != "return-to-go" or config.alpha > 0
+        filters = config.filter_suboptimal and uses_values
+        parts: list[Any] = [config]
+        if uses_values:
+            parts += [*self._values_parts, self.config.imagination]
+        if config.imagined_share > 0:
+            parts += [self.config.world_model, self.config.planner]
+        stage = self.stage("policy", *parts)
+        steps = int(self.dataset.lengths.max())
+        observations, actions = self.dataset.observations.shape[1], self.dataset.actions.shape[1]
+        if not stage.done:
+            lessons = prepare_lessons(
+                self.augmented,
+                self.values if uses_values else None,
+                config,
+                self.discount,
+                bootstrap_steps=self.config.imagination.bootstrap_steps,
+                assessment=self.assessment if filters else None,
+            )
+            policy, snapshots = train_policy(
+                lessons,
+                self.values if uses_values else None,
+                config,
+                seed=self.seed,
+                episode_steps=steps,
+                checkpoint=stage.checkpoint,
+            )
+            stage.store(joined(policy, snapshots), {})
+        policy = make_policy(observations, actions, config, steps).to(self.device)
+        snapshots = Snapshots(policy, config.evaluations).to(self.device)
+        self._load(stage, policy, snapshots)
+        return policy, snapshots
+
+    @cached_property
+    def cloned(self) -> tuple[ClonedPolicy, Snapshots]:
+        """The behaviour-cloning baseline."""
+        config = self.config.values
+        stage = self.stage("cloning", config)
+        if not stage.done:
+            policy, snapshots = train_cloning(
+                self.dataset,
+                config,
+                seed=self.seed,
+                evaluations=config.evaluations,
+                checkpoint=stage.checkpoint,
+            )
+            stage.store(joined(policy, snapshots), {})
+        policy = ClonedPolicy(
+            config, self.dataset.observations.shape[1], self.dataset.actions.shape[1]
+        ).to(self.device)
+        snapshots = Snapshots(policy, config.evaluations).to(self.device)
+        self._load(stage, policy, snapshots)
+        return policy, snapshots
+
+    @cached_property
+    def seconds(self) -> dict[str, float]:
+        """Wall seconds of every stage used so far (as measured when it was trained)."""
+        return {}
+
+    def _load(self, stage: Stage, *modules: torch.nn.Module) -> None:
+        tensors, meta = stage.load(self.device)
+        self.seconds[stage.description["stage"]] = meta["wall_seconds"]
+        if len(modules) == 1:
+            modules[0].load_state_dict(tensors)
+        else:
+            for index, module in enumerate(modules):
+                prefix = f"{index}:"
+                own = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+                module.load_state_dict(own)
+        for module in modules:
+            module.eval().requires_grad_(False)
+
+
+def joined(*modules: torch.nn.Module) -> dict[str, Tensor]:
+    """State of several modules in one dictionary, keys prefixed with their position."""
+    return {f"{i}:{k}": v for i, m in enumerate(modules) for k, v in m.state_dict().items()}
+
+
+# -- methods: what acts in the environment, one actor per snapshot, the last one last -----------
+
+
+def _behaviour(pipeline: Pipeline) -> list[Actor]:
+    recipe = pipeline.task.recipe
+    if recipe is None:
+        raise ValueError(
+            f"task {pipeline.task.name} has no behaviour policy to run; "
+            "its data's own returns are printed by `ipd-lite tasks`"
+        )
+    return [MazeBehaviour(recipe, pipeline.seed)]
+
+
+def _iql(pipeline: Pipeline) -> list[Actor]:
+    values = pipeline.values
+    count = values.snapshots.count
+    return [_SnapshotActor(values.snapshots, i, values.actor, values.policy) for i in range(count)]
+
+
+def _bc(pipeline: Pipeline) -> list[Actor]:
+    policy, snapshots = pipeline.cloned
+    return [_SnapshotActor(snapshots, i, policy, policy) for i in range(snapshots.count)]
+
+
+class _SnapshotActor(FunctionActor):
+    """Restores its snapshot into the shared network before it acts."""
+
+    def __init__(
+        self,
+        snapshots: Snapshots,
+        index: int,
+        network: torch.nn.Module,
+        function: Callable[[Tensor], Tensor],
+    ) -> None:
+        super().__init__(function)
+        self.snapshots, self.index, self.network = snapshots, index, network
+
+    def begin(self, slots: int) -> None:
+        self.snapshots.restore(self.index, self.network)
+
+
+def _mpc(pipeline: Pipeline) -> list[Actor]:
+    return [
+        PlanningActor(
+            pipeline.values, pipeline.world_model, pipeline.config.planner, pipeline.discount,
+            pipeline.seed,
+        )
+    ]  # fmt: skip
+
+
+class _TransformerSnapshot(TransformerActor):
+    def __init__(self, snapshots: Snapshots, index: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.snapshots, self.index = snapshots, index
+
+    def begin(self, slots: int) -> None:
+        self.snapshots.restore(self.index, self.policy)
+        super().begin(slots)
+
+
+def _transformer(pipeline: Pipeline) -> list[Actor]:
+    policy, snapshots = pipeline.policy
+    config = pipeline.config.distillation
+    by_value = config.condition != "return-to-go"
+    return [
+        _TransformerSnapshot(
+            snapshots, index, policy=policy, timestep=config.timestep,
+            values=pipeline.values if by_value else None,
+            target=None if by_value else target_return(pipeline),
+        )
+        for index in range(snapshots.count)
+    ]  # fmt: skip
+
+
+def target_return(pipeline: Pipeline) -> float:
+    """Decision Transformer's hand-set target: the first configured one, else the data's best."""
+    targets = pipeline.config.evaluation.targets
+    return targets[0] if targets else float(pipeline.dataset.episode_returns.max())
+
+
+METHODS: dict[str, Method] = {
+    "behaviour": Method("the policy that collected the data", _behaviour),
+    "bc": Method("behaviour cloning of every recorded action", _bc),
+    "dt": Method(
+        "Decision Transformer: return-to-go token with a hand-set target, no Q term",
+        _transformer,
+        {
+            "distillation.condition": "return-to-go",
+            "distillation.alpha": 0.0,
+            "distillation.imagined_share": 0.0,
+            "distillation.filter_suboptimal": False,
+        },
+    ),
+    "iql": Method("IQL's advantage-weighted policy (the same values that IPD uses)", _iql),
+    "mpc": Method("the planner acting directly in the environment", _mpc),
+    "ipd-noaug": Method(
+        "IPD without imagined data, all else equal", _transformer,
+        {"distillation.imagined_share": 0.0},
+    ),
+    "ipd-greedy": Method(
+        "IPD with greedy-Q rollouts instead of MPC", _transformer, {"planner.kind": "greedy-q"}
+    ),
+    "ipd-noq": Method(
+        "IPD without the value-guided term (alpha = 0)", _transformer, {"distillation.alpha": 0.0}
+    ),
+    "ipd": Method("the paper's method", _transformer),
+}  # fmt: skip
+
+
+def get_method(name: str) -> Method:
+    """The method called `name`.
+
+    Raises:
+        KeyError: no such method; the message lists those that exist.
+    """
+    if name not in METHODS:
+        raise KeyError(f"unknown method {name!r}: expected one of {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+def choose_device(name: str) -> torch.device:
+    """ "auto" is CUDA where there is one, else the CPU.
+
+    Raises:
+        ValueError: CUDA was asked for and is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device {name!r} is not available here; use --device cpu")
+    return torch.device(name)
+
+
+def run(
+    task_name: str,
+    method_name: str,
+    seed: int,
+    config: Config,
+    *,
+    out: Path,
+    device: str = "auto",
+    progress: bool = False,
+    data: OfflineDataset | None = None,
+) -> pd.DataFrame:
+    """Train what is missing, evaluate, and return the rows of scores.csv.
+
+    Files in `out/<task>/<method>/seed-<n>/`: config.json, scores.csv ("last" and "best" rows),
+    episodes.csv (every episode of every checkpoint), record.json (seconds, bookkeeping).
+
+    Raises:
+        ValueError: the folder holds a run with another configuration.
+    """
+    task, method = get_task(task_name), get_method(method_name)
+    config = override(config, dict(method.overrides))
+    check(config)
+    folder = out / task_name / method_name / f"seed-{seed}"
+    pipeline = Pipeline(task, seed, config, out, choose_device(device), progress, data)
+    identity = {
+        "task": task_name,
+        "method": method_name,
+        "seed": seed,
+        "config": as_dict(config),
+        "dataset": pipeline.fingerprint,
+        "environment": task.environment,
+        "format": FORMAT,
+    }
+    key = key_of(identity)
+    if (folder / "scores.csv").exists():
+        found = json.loads((folder / "config.json").read_text())
+        if found.get("key") == key:
+            return pd.read_csv(folder / "scores.csv")
+        raise ValueError(
+            f"{folder} holds a run with another configuration or other data; "
+            "choose another --out, or delete that folder"
+        )
+    write_json(folder / "config.json", {**identity, "key": key, "versions": versions()})
+    actors = method.evaluate(pipeline)
+    started = time.perf_counter()
+    rollouts = [
+        rollout(task, actor, config.evaluation, device=pipeline.device, progress=progress)
+        for actor in actors
+    ]
+    pipeline.seconds["evaluation"] = round(time.perf_counter() - started, 3)
+    write_csv(folder / "episodes.csv", _episode_rows(rollouts))
+    record = {"seconds": pipeline.seconds, "threads": torch.get_num_threads()}
+    if method.evaluate is _transformer and config.distillation.imagined_share > 0:
+        record["imagination"] = pipeline.bookkeeping
+    write_json(folder / "record.json", record)
+    scores = _score_rows(identity, task, rollouts, sum(pipeline.seconds.values()))
+    write_csv(folder / "scores.csv", scores)
+    return pd.read_csv(folder / "scores.csv")
+
+
+def check(config: Config) -> None:
+    """Rules between stages.
+
+    Raises:
+        ValueError: the planner's candidates cannot be split evenly over the elites.
+    """
+    candidates, elites = config.planner.candidates, config.world_model.elites
+    if candidates % elites:
+        raise ValueError(
+            f"planner.candidates = {candidates} must be a multiple of world_model.elites = {elites}"
+        )
+
+
+def _episode_rows(rollouts: list[Rollouts]) -> pd.DataFrame:
+    parts = [
+        pd.DataFrame(
+            {
+                "checkpoint": index + 1,
+                "episode": np.arange(len(r.returns)),
+                "return": r.returns,
+                "steps": r.steps,
+                "success": r.success,
+            }
+        )
+        for index, r in enumerate(rollouts)
+    ]
+    return pd.concat(parts)
+
+
+def _score_rows(
+    identity: Mapping[str, Any], task: Task, rollouts: list[Rollouts], seconds: float
+) -> pd.DataFrame:
+    means = [float(r.returns.mean()) for r in rollouts]
+    rows = []
+    for label, index in (("last", len(means) - 1), ("best", int(np.argmax(means)))):
+        success = rollouts[index].success
+        rows.append(
+            {
+                "task": identity["task"],
+                "method": identity["method"],
+                "seed": identity["seed"],
+                "checkpoint": label,
+                "episodes": len(rollouts[index].returns),
+                "return_mean": round(means[index], 4),
+                "score": round(float(task.normalized_score(means[index])), 3),
+                "success": float("nan") if np.isnan(success).all() else float(np.nanmean(success)),
+                "wall_seconds": round(seconds, 1),
+            }
+        )
+    return pd.DataFrame(rows)
