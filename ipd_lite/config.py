@@ -319,3 +319,19 @@ def as_dict(config: Any) -> dict[str, Any]:
     """A dataclass as nested plain values that JSON can hold."""
     assert is_dataclass(config) and not isinstance(config, type)
     return asdict(config)
+
+
+def from_dict(kind: type[T], values: dict[str, Any]) -> T:
+    """The inverse of :func:`as_dict` for a (nested) dataclass type."""
+    template = kind()
+    changes: dict[str, Any] = {}
+    for item in fields(template):  # type: ignore[arg-type]
+        if item.name not in values:
+            continue
+        current, value = getattr(template, item.name), values[item.name]
+        if is_dataclass(current):
+            value = from_dict(type(current), value)
+        elif isinstance(current, tuple):
+            value = tuple(value)
+        changes[item.name] = value
+    return replace(template, **changes)  # type: ignore[type-var]

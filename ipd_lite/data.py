@@ -301,11 +301,15 @@ def _check_episode(
         "actions": (episode.actions, (steps, *action_width)),
         "rewards": (episode.rewards, (steps,)),
     }
+    if episode.imagined is not None:
+        expected["imagined"] = (episode.imagined, (steps,))
     for field, (array, shape) in expected.items():
         if array.shape != shape:
             raise DataError(f"{where}: {field} has shape {array.shape}, expected {shape}")
-        if not np.isfinite(array).all():
-            step = int(np.argwhere(~np.isfinite(array))[0][0])
+        # Numbers that float32 cannot hold count as infinite, which is what they would become.
+        finite = np.abs(array, dtype=np.float64) <= np.finfo(np.float32).max
+        if not finite.all():
+            step = int(np.argwhere(~finite)[0][0])
             raise DataError(f"{where}: {field} is not finite at step {step}; repair or drop it")
 
 
@@ -341,9 +345,9 @@ def load_minari(
             _read_episode(episode, stored.observation_space, action_space)
             for episode in stored.iterate_episodes()
         ]
-    except (OSError, KeyError, ValueError, AssertionError) as error:
-        if isinstance(error, DataError):
-            raise
+    except DataError:
+        raise
+    except Exception as error:  # whatever HDF5, JSON and Minari make of a damaged file
         raise DataError(
             f"{dataset}: cannot be read as a Minari dataset ({error}); delete {path.parent} and "
             "collect or download it again"

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ipd_lite.baselines import ClonedPolicy, MazeBehaviour, train_cloning
-from ipd_lite.config import Config, as_dict, override
+from ipd_lite.config import Config, ImaginationConfig, as_dict, from_dict, override
 from ipd_lite.data import OfflineDataset, load_task
 from ipd_lite.distill import (
     TransformerActor,
@@ -134,7 +134,7 @@ class Pipeline:
                 normalize_observations=self.config.data.normalize_observations,
                 checkpoint=stage.checkpoint,
             )
-            stage.store(values.state_dict(), {})
+            self._store(stage, values.state_dict())
         values = Values(
             self.config.values,
             self.dataset.observations.shape[1],
@@ -159,7 +159,7 @@ class Pipeline:
                 terminated=task.terminated,
                 checkpoint=stage.checkpoint,
             )
-            stage.store(model.state_dict(), {})
+            self._store(stage, model.state_dict())
         model = WorldModel(
             self.config.world_model,
             self.dataset.observations.shape[1],
@@ -191,31 +191,42 @@ class Pipeline:
         config = self.config
         return (*self._values_parts, config.world_model, config.planner, config.imagination)
 
+    def _attempt(self, config: ImaginationConfig, threshold: Tensor) -> Continuations:
+        """Continuations from this run's starts, before acceptance."""
+        generator = torch.Generator(self.device).manual_seed(self.seed)
+        start = choose_starts(self.dataset, self.assessment, config, generator)
+        return imagine(
+            self.dataset,
+            start,
+            self.values,
+            self.world_model,
+            self.config.planner,
+            config,
+            threshold=threshold,
+            assessment=self.assessment,
+            discount=self.discount,
+            seed=self.seed,
+            progress=self.progress,
+        )
+
     @cached_property
     def _imagination(self) -> tuple[Continuations, dict[str, Any]]:
         stage = self.stage("imagination", *self._imagination_parts)
+        config = self.config.imagination
         if not stage.done:
-            config = self.config.imagination
-            generator = torch.Generator(self.device).manual_seed(self.seed)
-            start = choose_starts(self.dataset, self.assessment, config, generator)
-            attempted = imagine(
-                self.dataset,
-                start,
-                self.values,
-                self.world_model,
-                self.config.planner,
-                config,
-                threshold=self.threshold,
-                assessment=self.assessment,
-                discount=self.discount,
-                seed=self.seed,
-                progress=self.progress,
-            )
+            _ = self.assessment, self.threshold  # train what this rests on before the clock runs
+            stage.start()
+            attempted = self._attempt(config, self.threshold)
             kept, book = accept(attempted, config, self.threshold)
-            stage.store(vars(kept), bookkeeping_dict(book))
+            self._store(stage, vars(kept), ("values", "world-model"), bookkeeping_dict(book))
         tensors, book_json = stage.load(self.device)
-        self.seconds[f"imagination-{self.config.planner.kind}"] = book_json["wall_seconds"]
+        self.seconds |= book_json["seconds"]
         return Continuations(**tensors), book_json
+
+    def attempt_without_gate(self, starts: int = 500) -> Continuations:
+        """Continuations that no threshold stops, for the figure that shows why there is one."""
+        config = replace(self.config.imagination, starts=starts, cumulative=False)
+        return self._attempt(config, torch.tensor(torch.inf, device=self.device))
 
     @property
     def continuations(self) -> Continuations:
@@ -242,16 +253,23 @@ class Pipeline:
         uses_values = config.condition != "return-to-go" or config.alpha > 0
         filters = config.filter_suboptimal and uses_values
         parts: list[Any] = [config]
+        rests_on: list[str] = []
         if uses_values:
             parts += [*self._values_parts, self.config.imagination]
+            rests_on += ["values"]
         if config.imagined_share > 0:
             parts += [self.config.world_model, self.config.planner]
+            rests_on += ["world-model", "imagination"]
         stage = self.stage("policy", *parts)
         steps = int(self.dataset.lengths.max())
         observations, actions = self.dataset.observations.shape[1], self.dataset.actions.shape[1]
         if not stage.done:
+            augmented = self.augmented
+            if uses_values:
+                _ = self.assessment
+            stage.start()
             lessons = prepare_lessons(
-                self.augmented,
+                augmented,
                 self.values if uses_values else None,
                 config,
                 self.discount,
@@ -266,7 +284,7 @@ class Pipeline:
                 episode_steps=steps,
                 checkpoint=stage.checkpoint,
             )
-            stage.store(joined(policy, snapshots), {})
+            self._store(stage, joined(policy, snapshots), rests_on)
         policy = make_policy(observations, actions, config, steps).to(self.device)
         snapshots = Snapshots(policy, config.evaluations).to(self.device)
         self._load(stage, policy, snapshots)
@@ -285,7 +303,7 @@ class Pipeline:
                 evaluations=config.evaluations,
                 checkpoint=stage.checkpoint,
             )
-            stage.store(joined(policy, snapshots), {})
+            self._store(stage, joined(policy, snapshots))
         policy = ClonedPolicy(
             config, self.dataset.observations.shape[1], self.dataset.actions.shape[1]
         ).to(self.device)
@@ -298,9 +316,20 @@ class Pipeline:
         """Wall seconds of every stage used so far (as measured when it was trained)."""
         return {}
 
+    def _store(
+        self,
+        stage: Stage,
+        tensors: Mapping[str, Tensor],
+        rests_on: Sequence[str] = (),
+        meta: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Store a result with its own seconds and those of the stages that it rests on."""
+        below = {name: self.seconds[name] for name in rests_on}
+        stage.store(tensors, {**(meta or {}), "seconds": {**below, stage.name: stage.seconds()}})
+
     def _load(self, stage: Stage, *modules: torch.nn.Module) -> None:
         tensors, meta = stage.load(self.device)
-        self.seconds[stage.description["stage"]] = meta["wall_seconds"]
+        self.seconds |= meta["seconds"]
         if len(modules) == 1:
             modules[0].load_state_dict(tensors)
         else:
@@ -508,6 +537,32 @@ def run(
     scores = _score_rows(identity, task, rollouts, sum(pipeline.seconds.values()))
     write_csv(folder / "scores.csv", scores)
     return pd.read_csv(folder / "scores.csv")
+
+
+def evaluate_again(
+    folder: Path, episodes: int, *, device: str = "auto", progress: bool = False
+) -> pd.DataFrame:
+    """Roll a finished run's checkpoints out again; nothing is trained, nothing is overwritten.
+
+    Raises:
+        FileNotFoundError: the folder holds no finished run.
+    """
+    if not (folder / "scores.csv").exists():
+        raise FileNotFoundError(
+            f"{folder} holds no finished run; expected config.json and scores.csv, "
+            "as `ipd-lite run` leaves them in runs/TASK/METHOD/seed-N"
+        )
+    identity = json.loads((folder / "config.json").read_text())
+    config: Config = from_dict(Config, identity["config"])
+    config = replace(config, evaluation=replace(config.evaluation, episodes=episodes))
+    task, method = get_task(identity["task"]), get_method(identity["method"])
+    out = folder.parents[2]
+    pipeline = Pipeline(task, identity["seed"], config, out, choose_device(device), progress)
+    rollouts = [
+        rollout(task, actor, config.evaluation, device=pipeline.device, progress=progress)
+        for actor in method.evaluate(pipeline)
+    ]
+    return _score_rows(identity, task, rollouts, sum(pipeline.seconds.values()))
 
 
 def check(config: Config) -> None:

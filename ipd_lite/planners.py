@@ -90,12 +90,12 @@ def rollout(
         else:
             action = actions[:, :, depth].flatten(0, 1)
         rows, reward, terminated = model.step(rows, action)
-        score = score + weight * reward
+        # Beyond the terminal step nothing counts: a NaN there would spread through 0 * NaN.
+        score = torch.where(weight > 0, score + weight * reward, score)
         weight = weight * model.discount * (~terminated).to(weight.dtype)
         taken.append(action)
         if paths:
             visited.append(rows)
-    # Where weight is 0 the value is not added at all: a NaN there would spread through 0 * NaN.
     score = torch.where(weight > 0, score + weight * model.value(rows), score)
     shape = (candidates, count)
     futures = torch.stack(taken, dim=1).reshape(*shape, horizon, -1)
@@ -180,6 +180,7 @@ def mppi_refit(actions: Tensor, scores: Tensor, config: PlannerConfig) -> tuple[
     spread = ((scores - center).masked_fill(~finite, 0).square().sum(0) / count).sqrt()
     weight = ((scores - center) / (config.temperature * spread.clamp_min(1e-6))).softmax(0)
     weight = weight[..., None, None]
+    actions = torch.where(weight > 0, actions, 0.0)  # a broken candidate may hold NaN
     mean = (weight * actions).sum(0)
     return mean, (weight * (actions - mean).square()).sum(0).sqrt()
 

@@ -117,6 +117,7 @@ class Checkpoint:
         self.path, self.every, self.log_every, self.progress = path, every, log_every, progress
         self.rows: list[dict[str, float]] = []
         self.stage = ""
+        self.seconds_before = 0.0
 
     @classmethod
     def none(cls) -> Checkpoint:
@@ -139,6 +140,7 @@ class Checkpoint:
         """
         self.stage = stage
         first = self._restore(modules, optimizers, generators)
+        self._started = time.perf_counter()
         bar = tqdm(total=total, initial=first, desc=stage, unit="update", disable=not self.progress)
         with bar:
             for step in range(first, total):
@@ -188,7 +190,8 @@ class Checkpoint:
                 tensors |= {f"optimizer/{name}/{index}/{k}": v for k, v in state.items()}
         for name, generator in generators.items():
             tensors[f"generator/{name}"] = generator.get_state()
-        save_tensors(self.path, tensors, {"step": step, "rows": self.rows})
+        seconds = self.seconds_before + time.perf_counter() - self._started
+        save_tensors(self.path, tensors, {"step": step, "rows": self.rows, "seconds": seconds})
 
     def _restore(
         self,
@@ -218,6 +221,7 @@ class Checkpoint:
         if "random/cuda" in tensors and torch.cuda.is_available():
             torch.cuda.set_rng_state(tensors["random/cuda"])
         self.rows = list(meta["rows"])
+        self.seconds_before = float(meta["seconds"])
         return int(meta["step"])
 
 
@@ -232,7 +236,20 @@ class Stage:
         self.folder = folder
         self.description = dict(description)
         self.checkpoint = Checkpoint(folder / "partial.safetensors", progress=progress)
+        self.start()
+
+    @property
+    def name(self) -> str:
+        """The stage's name."""
+        return str(self.description["stage"])
+
+    def start(self) -> None:
+        """Start the stage's clock."""
         self._started = time.perf_counter()
+
+    def seconds(self) -> float:
+        """Wall seconds of this stage, those before an interruption included."""
+        return round(time.perf_counter() - self._started + self.checkpoint.seconds_before, 3)
 
     @property
     def done(self) -> bool:
@@ -243,13 +260,10 @@ class Stage:
         """Tensors and JSON value of the finished stage."""
         return load_tensors(self.folder / "result.safetensors", device)
 
-    def store(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> dict[str, Any]:
+    def store(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         """Write the result last of all, so that it exists only if everything else does."""
-        seconds = time.perf_counter() - self._started
-        complete = {**meta, "wall_seconds": round(seconds, 3)}
         write_json(self.folder / "config.json", {**self.description, "versions": versions()})
         if self.checkpoint.rows:
             write_csv(self.folder / "log.csv", self.checkpoint.rows)
-        save_tensors(self.folder / "result.safetensors", tensors, complete)
+        save_tensors(self.folder / "result.safetensors", tensors, meta)
         self.checkpoint.finish()
-        return complete

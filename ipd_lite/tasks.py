@@ -118,20 +118,20 @@ TASKS: dict[str, Task] = {
             "pointmaze-umaze",
             "umaze",
             "U-shaped maze, undirected data at full speed: the smallest stitching problem",
-            controller=-14.0,
+            controller=-14.75,
             decisions=20_000,
         ),
         _maze_task(
             "pointmaze-medium",
             "medium",
             "medium maze, undirected data at full speed in pieces of 20 decisions",
-            controller=-26.8,
+            controller=-29.69,
         ),
         _maze_task(
             "pointmaze-medium-slow",
             "medium",
             "medium maze, hesitant data: better actions exist than the data's usual ones",
-            controller=-26.8,
+            controller=-29.69,
             speed=0.4,
         ),
     )
@@ -147,3 +147,18 @@ def get_task(name: str) -> Task:
     if name not in TASKS:
         raise KeyError(f"unknown task {name!r}: expected one of {', '.join(TASKS)}")
     return TASKS[name]
+
+
+def describe(task: Task) -> dict[str, str]:
+    """One row of `ipd-lite tasks`."""
+    from ipd_lite.data import local_path
+
+    here = local_path(task.dataset).is_dir()
+    return {
+        "task": task.name,
+        "environment": task.environment,
+        "dataset": task.dataset,
+        "here": "yes" if here else f"no: ipd-lite collect {task.name}",
+        "score 0 / 100": f"{task.reference_min:g} / {task.reference_max:g}",
+        "what": task.description,
+    }

@@ -300,7 +300,8 @@ def train(config: BehaviourConfig, out: Path, minutes: float | None = None) -> N
         def _on_rollout_end(self) -> None:
             if self.num_timesteps >= self.snapshot_step:
                 take_snapshot()
-                self.snapshot_step = snapshot_due(self.num_timesteps)
+                # The actor does not change while the first actions are random.
+                self.snapshot_step = snapshot_due(max(self.num_timesteps, config.learning_starts))
             if time.monotonic() >= self.checkpoint_time:
                 save_checkpoint()
                 self.checkpoint_time = time.monotonic() + 60.0 * config.checkpoint_minutes

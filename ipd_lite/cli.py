@@ -1,0 +1,238 @@
+"""The command line: `ipd-lite demo | run | evaluate | collect | tasks | figures`."""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Union
+
+import tyro
+
+from ipd_lite.config import PRESETS, Config, preset
+
+Positional = tyro.conf.Positional
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """Options of every command."""
+
+    quiet: bool = False
+    """No progress bars."""
+    debug: bool = False
+    """Full traceback instead of a one-line error."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Common):
+    """Train and evaluate one method on one task; continues where an earlier call was stopped."""
+
+    task: str = "pointmaze-medium"
+    """A task of `ipd-lite tasks`."""
+    method: str = "ipd"
+    """behaviour, bc, dt, iql, mpc, ipd-noaug, ipd-greedy, ipd-noq or ipd."""
+    seed: int = 0
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    threads: int = 0
+    """CPU threads (0 = all); the last bits of a result depend on it."""
+    out: Path = Path("runs")
+    """Root folder of all runs."""
+    config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo(Common):
+    """Every stage and every method on one maze: a table and figures in a few minutes."""
+
+    task: str = "pointmaze-medium-slow"
+    seed: int = 0
+    device: str = "auto"
+    out: Path = Path("runs/demo")
+    workers: int = 2
+    """Processes side by side."""
+    config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(Common):
+    """Evaluate a finished run's checkpoints again (for instance with more episodes)."""
+
+    run: Positional[Path]
+    """Folder of the run: runs/TASK/METHOD/seed-N."""
+    episodes: int = 100
+    device: str = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collect(Common):
+    """Make a task's dataset on this machine."""
+
+    task: Positional[str]
+    replace: bool = False
+    """Make it again if it exists."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tasks(Common):
+    """List the tasks and whether their data is on this machine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures(Common):
+    """Draw every figure and table again from committed result files."""
+
+    data: Path = Path("figures/data")
+    out: Path = Path("figures")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; returns the exit status (0 fine, 1 failed, 130 interrupted)."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    warnings.filterwarnings("ignore", module="gymnasium|minari")
+    try:
+        command = _parse(arguments)
+        _COMMANDS[type(command)](command)
+    except KeyboardInterrupt:
+        print("stopped; the same command continues from here", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if "--debug" in arguments:
+            raise
+        text = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
+        print(f"ipd-lite: {text or type(error).__name__}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parse(arguments: list[str]) -> Any:
+    """Arguments as one of the command dataclasses; preset and task choose the other defaults."""
+    config = _default_config(arguments)
+    commands = {
+        "demo": (Demo, Demo(config=config)),
+        "run": (Run, Run(config=config)),
+        "evaluate": (Evaluate, None),
+        "collect": (Collect, None),
+        "tasks": (Tasks, Tasks()),
+        "figures": (Figures, Figures()),
+    }
+    kinds = tuple(
+        Annotated[
+            kind,
+            tyro.conf.subcommand(name, **({} if default is None else {"default": default})),
+        ]
+        for name, (kind, default) in commands.items()
+    )
+    return tyro.cli(
+        Union[kinds],  # type: ignore[arg-type]
+        args=arguments,
+        prog="ipd-lite",
+        description="Imaginary Planning Distillation, a teaching reproduction.",
+    )
+
+
+def _default_config(arguments: list[str]) -> Config:
+    """Preset and task overrides, read before the full parse."""
+
+    def value(flag: str) -> str | None:
+        for i, argument in enumerate(arguments):
+            if argument == flag and i + 1 < len(arguments):
+                return arguments[i + 1]
+            if argument.startswith(flag + "="):
+                return argument.split("=", 1)[1]
+        return None
+
+    name = value("--preset") or "lesson"
+    if name not in PRESETS:
+        raise ValueError(f"unknown preset {name!r}: expected one of {', '.join(PRESETS)}")
+    task = value("--task")
+    if task is None:
+        return preset(name)
+    from ipd_lite.tasks import get_task
+
+    return get_task(task).config(name)
+
+
+def _threads(count: int) -> None:
+    if count:
+        import torch
+
+        torch.set_num_threads(count)
+
+
+def _run(command: Run) -> None:
+    from ipd_lite.pipeline import run
+
+    _threads(command.threads)
+    scores = run(
+        command.task, command.method, command.seed, command.config,
+        out=command.out, device=command.device, progress=not command.quiet,
+    )  # fmt: skip
+    print(scores.to_string(index=False))
+    print(f"files: {command.out / command.task / command.method / f'seed-{command.seed}'}")
+
+
+def _demo(command: Demo) -> None:
+    from ipd_lite.demo import demo
+
+    demo(
+        command.task, command.seed, command.config, out=command.out, device=command.device,
+        workers=command.workers, progress=not command.quiet,
+    )  # fmt: skip
+
+
+def _evaluate(command: Evaluate) -> None:
+    from ipd_lite.pipeline import evaluate_again
+
+    started = time.perf_counter()
+    scores = evaluate_again(
+        command.run, command.episodes, device=command.device, progress=not command.quiet
+    )
+    print(scores.to_string(index=False))
+    print(f"{time.perf_counter() - started:.1f} s")
+
+
+def _collect(command: Collect) -> None:
+    from ipd_lite.collect import collect
+    from ipd_lite.data import local_path
+    from ipd_lite.tasks import get_task
+
+    task = get_task(command.task)
+    data = collect(task, progress=not command.quiet, replace_existing=command.replace)
+    print(
+        f"{task.dataset}: {data.episodes} episodes, {len(data)} transitions, "
+        f"{int(data.terminated.sum())} terminated, in {local_path(task.dataset)}"
+    )
+
+
+def _tasks(command: Tasks) -> None:
+    import pandas as pd
+
+    from ipd_lite.tasks import TASKS, describe
+
+    with pd.option_context("display.width", 200, "display.max_colwidth", 60):
+        print(pd.DataFrame([describe(task) for task in TASKS.values()]).to_string(index=False))
+
+
+def _figures(command: Figures) -> None:
+    from ipd_lite.demo import redraw
+
+    for path in redraw(command.data, command.out):
+        print(path)
+
+
+_COMMANDS: dict[type, Any] = {
+    Run: _run,
+    Demo: _demo,
+    Evaluate: _evaluate,
+    Collect: _collect,
+    Tasks: _tasks,
+    Figures: _figures,
+}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

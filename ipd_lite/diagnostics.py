@@ -1,0 +1,214 @@
+"""Looking inside: the learned parts against the truth that only a simulator has.
+
+Everything here is for reports and figures. Training never sees it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import mannwhitneyu, spearmanr
+from torch import Tensor
+
+from ipd_lite.data import OfflineDataset
+from ipd_lite.imagine import Continuations, imagined_return
+from ipd_lite.iql import Values, in_chunks
+from ipd_lite.mazes import Array, Geometry, geometry, make_point_maze, solve_time_to_goal
+from ipd_lite.tasks import Task
+from ipd_lite.world_model import WorldModel
+
+
+class MazeSimulator:
+    """The true maze as a function: set a state, hold an action for one decision, read the state."""
+
+    def __init__(self, maze: str) -> None:
+        self.env = make_point_maze(maze, goal=False)
+        self.env.reset(seed=0)
+        self.point: Any = self.env.unwrapped.point_env  # type: ignore[attr-defined]
+
+    def step(self, observations: Array, actions: Array) -> Array:
+        """Next observations (B, 4) for observations (B, 4) and actions (B, 2)."""
+        result = np.empty_like(observations)
+        for i, (state, action) in enumerate(zip(observations, actions, strict=True)):
+            self.point.set_state(state[:2], state[2:])
+            result[i] = self.env.step(action)[0]["observation"]
+        return result
+
+    def follow(self, observation: Array, actions: Array) -> Array:
+        """Observations (T + 1, 4) when `actions` (T, 2) are played open-loop from `observation`."""
+        self.point.set_state(observation[:2], observation[2:])
+        path = [observation]
+        for action in actions:
+            path.append(self.env.step(action)[0]["observation"])
+        return np.stack(path)
+
+
+def _numpy(tensor: Tensor) -> Array:
+    return tensor.detach().cpu().numpy().astype(np.float64)
+
+
+@dataclass(frozen=True)
+class ValueMap:
+    """V and the exact V* at rest over a maze (P,), their Spearman correlation over data states."""
+
+    positions: Array
+    learned: Array
+    exact: Array
+    spearman: float
+
+
+@torch.no_grad()
+def value_map(
+    task: Task, values: Values, dataset: OfflineDataset, discount: float
+) -> ValueMap:
+    """Learned V beside the exact V* of the discretized maze, velocity included."""
+    assert task.recipe is not None
+    exact = solve_time_to_goal(task.recipe.maze)
+    grid = np.concatenate([exact.points, np.zeros_like(exact.points)], axis=1)
+    as_tensor = torch.as_tensor(grid, dtype=torch.float32, device=dataset.device)
+    states = dataset.observations[:: max(1, len(dataset) // 10_000)]
+    truth = exact.value(_numpy(states), discount)
+    correlation = spearmanr(truth, _numpy(in_chunks(values.v, states))).statistic
+    return ValueMap(
+        exact.points, _numpy(values.v(as_tensor)), exact.value(grid, discount), float(correlation)
+    )
+
+
+@dataclass(frozen=True)
+class ModelReport:
+    """U against the true one-step error of the ensemble's mean (metres and metres per second,
+    Euclidean in units of the data's deviation per dimension).
+
+    observations (B, 4), uncertainty (B,), error (B,), on_data (B,) bool, standardized (B', 4):
+    (truth - mean) / predicted deviation per member-averaged Gaussian on held-out data.
+    auroc: how well U finds the worst decile of errors.
+    """
+
+    observations: Array
+    uncertainty: Array
+    error: Array
+    on_data: NDArray[np.bool_]
+    standardized: Array
+    auroc: float
+
+
+@torch.no_grad()
+def model_report(
+    task: Task, world_model: WorldModel, holdout: OfflineDataset, seed: int, count: int = 2_000
+) -> ModelReport:
+    """Half held-out (s, a), half off-data: uniform positions, velocities and actions."""
+    assert task.recipe is not None
+    maze = geometry(task.recipe.maze)
+    generator = np.random.default_rng(seed)
+    index = torch.as_tensor(generator.integers(len(holdout), size=count // 2))
+    states = _numpy(holdout.observations[index.to(holdout.device)])
+    actions = _numpy(holdout.actions[index.to(holdout.device)])
+    free = maze.centres[generator.integers(len(maze.centres), size=count // 2)]
+    strange = np.concatenate(
+        [free + generator.uniform(-0.4, 0.4, free.shape), generator.uniform(-5, 5, free.shape)], 1
+    )
+    observations = np.concatenate([states, strange])
+    taken = np.concatenate([actions, generator.uniform(-1, 1, free.shape)])
+    truth = MazeSimulator(task.recipe.maze).step(observations, taken)
+    s = torch.as_tensor(observations, dtype=torch.float32, device=holdout.device)
+    a = torch.as_tensor(taken, dtype=torch.float32, device=holdout.device)
+    means, variances = world_model.predict(s, a)
+    scale = _numpy(world_model.target_deviation[: s.shape[1]])
+    error = np.linalg.norm((_numpy(means.mean(0)) - truth) / scale, axis=1)
+    doubt = _numpy(world_model.uncertainty(s, a))
+    half = count // 2
+    deviation = np.sqrt(_numpy(variances))[:, :half]
+    standardized = ((truth[None, :half] - _numpy(means)[:, :half]) / deviation).reshape(-1, 4)
+    worst = error >= np.quantile(error, 0.9)
+    statistic = mannwhitneyu(doubt[worst], doubt[~worst]).statistic
+    on_data = np.arange(count) < half
+    return ModelReport(
+        observations, doubt, error, on_data, standardized,
+        float(statistic / (worst.sum() * (~worst).sum())),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Imagined continuations replayed open-loop in the simulator, (B,) each.
+
+    uncertainty: largest U of the continuation. imagined, real: discounted gain over V(s) at the
+    start, as the model imagined it and as the simulator has it. distance: metres between the
+    imagined and the real final position.
+    """
+
+    uncertainty: Array
+    imagined: Array
+    real: Array
+    distance: Array
+
+
+@torch.no_grad()
+def replay(
+    task: Task,
+    continuations: Continuations,
+    dataset: OfflineDataset,
+    values: Values,
+    discount: float,
+    count: int = 300,
+) -> tuple[Replay, list[Array]]:
+    """Play imagined actions in the true maze and compare the gains; also the true paths."""
+    assert task.recipe is not None and task.terminated is not None
+    simulator = MazeSimulator(task.recipe.maze)
+    chosen = continuations.select(
+        torch.arange(min(count, len(continuations)), device=dataset.device)
+    )
+    starts = _numpy(dataset.observations[chosen.start])
+    actions, lengths = _numpy(chosen.actions), chosen.length.cpu().numpy()
+    T = actions.shape[1]
+    paths = np.repeat(starts[:, None], T + 1, axis=1)
+    traces = []
+    for i, length in enumerate(lengths):
+        trace = simulator.follow(starts[i], actions[i, :length])
+        traces.append(trace)
+        paths[i, : length + 1] = trace
+    true = torch.as_tensor(paths, dtype=torch.float32, device=dataset.device)
+    ended = task.terminated(true[:, 1:])
+    # After the true arrival the episode is over: count only the steps up to it.
+    first = torch.where(ended.any(1), ended.float().argmax(1) + 1, chosen.length)
+    stopped = torch.minimum(first, chosen.length)
+    begin = values.v(dataset.observations[chosen.start])
+    real = imagined_return(true, chosen.rewards, ended, stopped, values, discount) - begin
+    dream = imagined_return(
+        chosen.observations, chosen.rewards, chosen.terminated, chosen.length, values, discount
+    )
+    rows = torch.arange(len(chosen), device=dataset.device)
+    final = chosen.observations[rows, chosen.length, :2]
+    steps = torch.arange(T, device=dataset.device)
+    doubt = chosen.uncertainty.masked_fill(steps >= chosen.length[:, None], 0.0).amax(1)
+    gap = np.linalg.norm(_numpy(final) - np.stack([t[-1, :2] for t in traces]), axis=1)
+    return Replay(_numpy(doubt), _numpy(dream - begin), _numpy(real), gap), traces
+
+
+def gain_by_threshold(
+    found: Replay, thresholds: Array
+) -> tuple[Array, Array, NDArray[np.int64]]:
+    """Mean imagined and real gain (Q,) of the continuations whose U stays at or below each
+    threshold, and how many there are."""
+    imagined, real, counts = [], [], []
+    for threshold in thresholds:
+        inside = found.uncertainty <= threshold
+        counts.append(int(inside.sum()))
+        imagined.append(float(found.imagined[inside].mean()) if inside.any() else np.nan)
+        real.append(float(found.real[inside].mean()) if inside.any() else np.nan)
+    return np.array(imagined), np.array(real), np.array(counts)
+
+
+def maze_of(task: Task) -> Geometry:
+    """The task's maze.
+
+    Raises:
+        ValueError: the task is not a maze.
+    """
+    if task.recipe is None:
+        raise ValueError(f"task {task.name} is not a maze; this diagnostic needs one")
+    return geometry(task.recipe.maze)

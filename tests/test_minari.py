@@ -1,0 +1,303 @@
+"""Reading and writing Minari datasets: nothing changes on the way, and damage is loud."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import h5py
+import minari
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Dict, Discrete, Space
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from minari.data_collector import EpisodeBuffer
+
+from ipd_lite.data import (
+    DataError,
+    Episode,
+    OfflineDataset,
+    from_episodes,
+    load_minari,
+    load_task,
+    local_path,
+    save_minari,
+)
+from ipd_lite.tasks import TASKS
+from tests.helpers import counting_episodes, episode_lists
+
+FIELDS = ("observations", "actions", "rewards", "next_observations", "terminated", "imagined")
+
+
+def assert_same_data(one: OfflineDataset, other: OfflineDataset) -> None:
+    for field in (*FIELDS, "starts", "lengths"):
+        assert torch.equal(getattr(one, field), getattr(other, field)), field
+
+
+@settings(max_examples=12)
+@given(episodes=episode_lists(most=4))
+def test_arrays_to_minari_and_back_twice_changes_nothing(
+    tmp_path_factory: pytest.TempPathFactory, episodes: list[Episode]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINARI_DATASETS_PATH", str(tmp_path_factory.mktemp("datasets")))
+        original = from_episodes(episodes, "test/once-v0")
+        save_minari(original, "test/once-v0")
+        first = load_minari("test/once-v0")
+        save_minari(first, "test/twice-v0")
+        second = load_minari("test/twice-v0")
+    assert_same_data(original, first)
+    assert_same_data(original, second)
+    assert first.name == "test/once-v0"
+    # The arrays that went in, not only what became of them.
+    observations = np.concatenate([episode.observations[:-1] for episode in episodes])
+    np.testing.assert_array_equal(second.observations.numpy(), observations)
+    following = np.concatenate([episode.observations[1:] for episode in episodes])
+    np.testing.assert_array_equal(second.next_observations.numpy(), following)
+
+
+def test_minari_itself_reads_what_was_written(datasets: Path) -> None:
+    dataset = from_episodes(counting_episodes([3, 2]), "test/counting-v0")
+    save_minari(
+        dataset, "test/counting-v0", environment="Pendulum-v1", reference_scores=(-1.0, 7.0)
+    )
+    stored = minari.load_dataset("test/counting-v0")
+    terminated, truncated = stored.iterate_episodes()
+    assert terminated.observations.tolist() == [[0, 0], [0, 1], [0, 2], [0, 3]]
+    assert terminated.terminations.tolist() == [False, False, True]
+    assert not terminated.truncations.any()
+    assert truncated.truncations.tolist() == [False, True]
+    assert not truncated.terminations.any()
+    assert float(minari.get_normalized_score(stored, np.array([3.0]))[0]) == 0.5
+
+
+def store_buffers(
+    buffers: list[EpisodeBuffer], observation_space: Space[Any], action_space: Space[Any]
+) -> None:
+    """Write `test/other-v0` with Minari's own function, as another program would."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # author and code link are missing
+        minari.create_dataset_from_buffers(
+            "test/other-v0",
+            buffers,
+            observation_space=observation_space,
+            action_space=action_space,
+        )
+
+
+@pytest.fixture
+def thermostat(datasets: Path) -> str:
+    """Two episodes with nested observations and actions in watts: one truncated, one terminated."""
+    buffers = []
+    for watts, steps, terminated in ((0.0, 6, False), (3.0, 2, True)):
+        clock = np.arange(steps + 1, dtype=np.float32)
+        over = [False] * (steps - 1) + [True]
+        buffers.append(
+            EpisodeBuffer(
+                observations={
+                    "temperature": (watts * clock)[:, None],
+                    "clock": np.stack([clock, 2 * clock], 1),
+                },
+                actions=np.full((steps, 1), watts, np.float32),
+                rewards=-watts * clock[1:],
+                terminations=[terminated and end for end in over],
+                truncations=[not terminated and end for end in over],
+            )
+        )
+    degrees, clock_space = Box(-np.inf, np.inf, (1,)), Box(0, np.inf, (2,))
+    space = Dict({"temperature": degrees, "clock": clock_space})
+    store_buffers(buffers, space, Box(-3.0, 5.0, (1,)))
+    return "test/other-v0"
+
+
+def test_dataset_of_another_program_reads_as_it_was_recorded(thermostat: str) -> None:
+    dataset = load_minari(thermostat)
+    assert dataset.lengths.tolist() == [6, 2]
+    # Keys in sorted order: clock, then temperature.
+    assert dataset.observations[-2:].tolist() == [[0, 0, 0], [1, 2, 3]]
+    assert dataset.next_observations[-2:].tolist() == [[1, 2, 3], [2, 4, 6]]
+    assert dataset.next_observations[:6, 0].tolist() == [1, 2, 3, 4, 5, 6]
+    assert dataset.rewards[-2:].tolist() == [-3, -6]
+    assert dataset.terminated.tolist() == [False] * 7 + [True]
+    assert dataset.truncated.tolist() == [False] * 5 + [True, False, False]
+    # Watts in [-3, 5] become [-1, 1].
+    torch.testing.assert_close(dataset.actions[[0, 6], 0], torch.tensor([-0.25, 0.5]))
+
+
+def test_a_path_works_like_an_id(thermostat: str) -> None:
+    by_id = load_minari(thermostat)
+    folder = local_path(thermostat)
+    assert_same_data(load_minari(folder), by_id)
+    assert_same_data(load_minari(folder.parent), by_id)
+
+
+def test_existing_dataset_is_kept_unless_replaced(datasets: Path) -> None:
+    old = from_episodes(counting_episodes([3]), "test/same-v0")
+    new = from_episodes(counting_episodes([5, 2]), "test/same-v0")
+    save_minari(old, "test/same-v0")
+    with pytest.raises(DataError, match="exists already"):
+        save_minari(new, "test/same-v0")
+    assert_same_data(load_minari("test/same-v0"), old)
+    save_minari(new, "test/same-v0", replace_existing=True)
+    assert_same_data(load_minari("test/same-v0"), new)
+
+
+def test_failed_write_leaves_the_old_dataset_and_no_rubbish(
+    datasets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = from_episodes(counting_episodes([3]), "test/same-v0")
+    save_minari(old, "test/same-v0")
+
+    def disk_full(**kwargs: Any) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(minari, "create_dataset_from_buffers", disk_full)
+    with pytest.raises(OSError, match="no space left"):
+        save_minari(old, "test/same-v0", replace_existing=True)
+    assert_same_data(load_minari("test/same-v0"), old)
+    assert [path.name for path in datasets.iterdir()] == ["test"]
+    assert os.environ["MINARI_DATASETS_PATH"] == str(datasets)
+
+
+def test_missing_dataset_says_how_to_get_it(datasets: Path) -> None:
+    with pytest.raises(DataError, match="minari download"):
+        load_minari("test/nowhere-v0")
+    with pytest.raises(DataError, match="ipd-lite collect pointmaze-umaze"):
+        load_task(TASKS["pointmaze-umaze"])
+
+
+@pytest.fixture
+def stored(datasets: Path) -> Path:
+    """Folder with the files of a small valid dataset."""
+    dataset = from_episodes(counting_episodes([3, 4]), "test/small-v0")
+    return save_minari(dataset, "test/small-v0") / "data"
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.01, 0.3, 0.9])
+def test_truncated_hdf5_is_an_error(stored: Path, kept: float) -> None:
+    file = stored / "main_data.hdf5"
+    content = file.read_bytes()
+    file.write_bytes(content[: int(kept * len(content))])
+    with pytest.raises(DataError, match=r"test/small-v0: cannot be read.*again"):
+        load_minari("test/small-v0")
+
+
+@settings(max_examples=20)
+@given(seed=st.integers(0, 10_000))
+def test_overwritten_hdf5_never_breaks_in_another_way(
+    tmp_path_factory: pytest.TempPathFactory, seed: int
+) -> None:
+    """Garbage in the file is an error of ours, or (if it hit no structure) readable data."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINARI_DATASETS_PATH", str(tmp_path_factory.mktemp("datasets")))
+        dataset = from_episodes(counting_episodes([2]), "test/small-v0")
+        file = save_minari(dataset, "test/small-v0") / "data" / "main_data.hdf5"
+        generator = np.random.default_rng(seed)
+        content = np.frombuffer(file.read_bytes(), np.uint8).copy()
+        begin = generator.integers(len(content))
+        garbage = generator.integers(0, 256, 200, dtype=np.uint8)[: len(content) - begin]
+        content[begin : begin + len(garbage)] = garbage
+        file.write_bytes(content.tobytes())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                found = load_minari("test/small-v0")
+            except DataError as error:
+                assert "test/small-v0" in str(error)
+            else:
+                assert found.observations.isfinite().all()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
+def test_damaged_metadata_is_an_error(stored: Path, content: str) -> None:
+    (stored / "metadata.json").write_text(content)
+    with pytest.raises(DataError, match="cannot be read"):
+        load_minari("test/small-v0")
+
+
+@pytest.mark.parametrize("name", ["metadata.json", "main_data.hdf5"])
+def test_missing_file_is_an_error(stored: Path, name: str) -> None:
+    (stored / name).unlink()
+    with pytest.raises(DataError, match="cannot be read"):
+        load_minari("test/small-v0")
+
+
+@pytest.mark.parametrize(("field", "value"), [("total_steps", 8), ("total_episodes", 1)])
+def test_counts_that_disagree_with_the_metadata_are_an_error(
+    stored: Path, field: str, value: int
+) -> None:
+    metadata = json.loads((stored / "metadata.json").read_text())
+    (stored / "metadata.json").write_text(json.dumps({**metadata, field: value}))
+    with pytest.raises(DataError, match="its metadata says"):
+        load_minari("test/small-v0")
+
+
+def test_missing_episode_is_an_error(stored: Path) -> None:
+    with h5py.File(stored / "main_data.hdf5", "a") as file:
+        del file["episode_1"]
+    with pytest.raises(DataError, match="cannot be read"):
+        load_minari("test/small-v0")
+
+
+def test_nan_inside_the_file_is_located(stored: Path) -> None:
+    with h5py.File(stored / "main_data.hdf5", "a") as file:
+        file["episode_1"]["rewards"][2] = np.nan
+    with pytest.raises(DataError, match="test/small-v0, episode 1: rewards is not finite at step 2"):
+        load_minari("test/small-v0")
+
+
+def two_steps(observations: Any, actions: Any) -> list[EpisodeBuffer]:
+    """One episode of two steps."""
+    return [
+        EpisodeBuffer(
+            observations=observations,
+            actions=actions,
+            rewards=[0.0, 1.0],
+            terminations=[False, True],
+            truncations=[False, False],
+        )
+    ]
+
+
+def test_discrete_actions_are_refused(datasets: Path) -> None:
+    box = Box(-1, 1, (2,))
+    store_buffers(two_steps(np.zeros((3, 2), np.float32), np.array([0, 1])), box, Discrete(2))
+    with pytest.raises(DataError, match=r"action space is Discrete\(2\), expected a one-dim"):
+        load_minari("test/other-v0")
+
+
+def test_images_are_refused(datasets: Path) -> None:
+    image, action = Box(0, 255, (8, 8, 3), np.uint8), Box(-1, 1, (1,))
+    pixels, pushes = np.zeros((3, 8, 8, 3), np.uint8), np.zeros((2, 1), np.float32)
+    store_buffers(two_steps(pixels, pushes), image, action)
+    with pytest.raises(DataError, match="expected a one-dimensional Box"):
+        load_minari("test/other-v0")
+
+
+def test_unbounded_actions_beyond_one_are_clipped_with_a_count(datasets: Path) -> None:
+    actions = np.array([[3.0], [0.5]], np.float32)
+    free = Box(-np.inf, np.inf, (1,))
+    store_buffers(two_steps(np.zeros((3, 2), np.float32), actions), Box(-1, 1, (2,)), free)
+    with pytest.warns(UserWarning, match="1 of 2 action entries"):
+        dataset = load_minari("test/other-v0")
+    assert dataset.actions[:, 0].tolist() == [1.0, 0.5]
+
+
+def test_environment_bounds_survive_the_round_trip(datasets: Path) -> None:
+    """Stored in the environment's own units (Pendulum: torque in [-2, 2]), read back in [-1, 1]."""
+    generator = np.random.default_rng(0)
+    episode = Episode(
+        generator.normal(size=(6, 3)), generator.uniform(-1, 1, (5, 1)), np.zeros(5), False
+    )
+    dataset = from_episodes([episode], "test/pendulum-v0")
+    save_minari(dataset, "test/pendulum-v0", environment="Pendulum-v1")
+    with h5py.File(local_path("test/pendulum-v0") / "main_data.hdf5") as file:
+        np.testing.assert_allclose(
+            file["episode_0"]["actions"][:], 2 * episode.actions, rtol=1e-6
+        )
+    torch.testing.assert_close(load_minari("test/pendulum-v0").actions, dataset.actions)
