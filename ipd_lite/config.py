@@ -206,8 +206,8 @@ class EvaluationConfig:
     """Environments stepped side by side with one batched policy."""
     seed: int = 12345
     """Episode i starts from seed + i: every method and seed meets the same starts."""
-    targets: tuple[float, ...] = ()
-    """dt: hand-set return-to-go targets; empty = the best return in the data."""
+    target: float | None = None
+    """Hand-set return-to-go target of methods that need one; None = the best return in the data."""
 
 
 @dataclass(frozen=True)

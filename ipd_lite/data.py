@@ -15,7 +15,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -171,7 +171,7 @@ class OfflineDataset:
 
     def to(self, device: torch.device | str) -> OfflineDataset:
         """The same dataset with every tensor on `device`."""
-        moved = {
+        moved: dict[str, Any] = {
             name: value.to(device)
             for name, value in vars(self).items()
             if isinstance(value, Tensor) and name in self.__dataclass_fields__
@@ -426,7 +426,7 @@ def save_minari(
         raise DataError(f"dataset {dataset_id} exists already in {target}; choose another id")
     env = gym.make(environment) if environment else None
     box = gym.spaces.Box
-    action_space = box(-1, 1, dataset.actions.shape[1:])
+    action_space: Any = box(-1, 1, dataset.actions.shape[1:])
     if env:
         action_space = _box(env.action_space, f"{environment}: action space")
     host = dataset.to("cpu")
@@ -439,11 +439,11 @@ def save_minari(
             EpisodeBuffer(
                 observations=torch.cat(
                     [host.observations[start:end], host.next_observations[end - 1 : end]]
-                ).numpy(),  # type: ignore[arg-type]
-                actions=actions[start:end],  # type: ignore[arg-type]
-                rewards=host.rewards[start:end].numpy(),  # type: ignore[arg-type]
-                terminations=host.terminated[start:end].numpy(),  # type: ignore[arg-type]
-                truncations=host.truncated[start:end].numpy(),  # type: ignore[arg-type]
+                ).numpy(),
+                actions=actions[start:end],
+                rewards=host.rewards[start:end].numpy(),
+                terminations=host.terminated[start:end].numpy(),
+                truncations=host.truncated[start:end].numpy(),
                 infos={"imagined": host.imagined[start:end].numpy()} if any_imagined else None,
             )
         )
@@ -494,4 +494,11 @@ def load_task(task: Task, device: torch.device | str = "cpu") -> OfflineDataset:
     if not local_path(task.dataset).is_dir():
         how = f"`ipd-lite collect {task.name}` makes it" if task.recipe else ""
         raise DataError(f"dataset {task.dataset} of task {task.name} is not here; {how}")
-    return load_minari(task.dataset, device)
+    written = (local_path(task.dataset) / "metadata.json").stat().st_mtime_ns
+    return _load_once(task.dataset, str(device), written)
+
+
+@lru_cache(maxsize=4)
+def _load_once(dataset: str, device: str, written: int) -> OfflineDataset:
+    """A sweep in one process reads each dataset once; `written` notices when it is made again."""
+    return load_minari(dataset, device)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, SupportsFloat
+from typing import Any, SupportsFloat, cast
 
 import gymnasium as gym
 import gymnasium_robotics
@@ -77,7 +77,7 @@ class ReachGoal(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs
     def __init__(self, env: gym.Env[Any, Any], goal_cell: tuple[int, int]) -> None:
         gym.utils.RecordConstructorArgs.__init__(self, goal_cell=list(goal_cell))
         super().__init__(env)
-        self.maze: PointMazeEnv = env.unwrapped  # type: ignore[assignment]
+        self.maze: Any = cast(Any, env.unwrapped)  # a PointMazeEnv
         self.goal = np.asarray(self.maze.maze.cell_rowcol_to_xy(np.array(goal_cell)))
         self.goal_cell = goal_cell
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (4,), np.float64)

@@ -10,6 +10,7 @@ in the same numbers.
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -44,7 +45,7 @@ from ipd_lite.imagine import (
     imagine,
     splice,
 )
-from ipd_lite.iql import Values, train_values
+from ipd_lite.iql import Values, diagnose, train_values
 from ipd_lite.nets import Snapshots
 from ipd_lite.runs import Stage, key_of, versions, write_csv, write_json
 from ipd_lite.tasks import Task, get_task
@@ -86,6 +87,7 @@ class Pipeline:
     device: torch.device
     progress: bool = False
     data: OfflineDataset | None = None
+    used: list[Stage] = field(default_factory=list)
 
     @cached_property
     def dataset(self) -> OfflineDataset:
@@ -220,7 +222,7 @@ class Pipeline:
             kept, book = accept(attempted, config, self.threshold)
             self._store(stage, vars(kept), ("values", "world-model"), bookkeeping_dict(book))
         tensors, book_json = stage.load(self.device)
-        self.seconds |= book_json["seconds"]
+        self._use(stage, book_json)
         return Continuations(**tensors), book_json
 
     def attempt_without_gate(self, starts: int = 500) -> Continuations:
@@ -327,9 +329,13 @@ class Pipeline:
         below = {name: self.seconds[name] for name in rests_on}
         stage.store(tensors, {**(meta or {}), "seconds": {**below, stage.name: stage.seconds()}})
 
+    def _use(self, stage: Stage, meta: Mapping[str, Any]) -> None:
+        self.used.append(stage)
+        self.seconds |= meta["seconds"]
+
     def _load(self, stage: Stage, *modules: torch.nn.Module) -> None:
         tensors, meta = stage.load(self.device)
-        self.seconds |= meta["seconds"]
+        self._use(stage, meta)
         if len(modules) == 1:
             modules[0].load_state_dict(tensors)
         else:
@@ -421,9 +427,9 @@ def _transformer(pipeline: Pipeline) -> list[Actor]:
 
 
 def target_return(pipeline: Pipeline) -> float:
-    """Decision Transformer's hand-set target: the first configured one, else the data's best."""
-    targets = pipeline.config.evaluation.targets
-    return targets[0] if targets else float(pipeline.dataset.episode_returns.max())
+    """Decision Transformer's hand-set target: the configured one, else the data's best return."""
+    target = pipeline.config.evaluation.target
+    return float(pipeline.dataset.episode_returns.max()) if target is None else target
 
 
 METHODS: dict[str, Method] = {
@@ -530,10 +536,10 @@ def run(
     ]
     pipeline.seconds["evaluation"] = round(time.perf_counter() - started, 3)
     write_csv(folder / "episodes.csv", _episode_rows(rollouts))
-    record = {"seconds": pipeline.seconds, "threads": torch.get_num_threads()}
-    if method.evaluate is _transformer and config.distillation.imagined_share > 0:
-        record["imagination"] = pipeline.bookkeeping
-    write_json(folder / "record.json", record)
+    if pipeline.used:
+        write_csv(folder / "log.csv", _logs(pipeline.used))
+        shutil.copyfile(pipeline.used[-1].result, folder / "policy.safetensors")
+    write_json(folder / "record.json", _record(pipeline))
     scores = _score_rows(identity, task, rollouts, sum(pipeline.seconds.values()))
     write_csv(folder / "scores.csv", scores)
     return pd.read_csv(folder / "scores.csv")
@@ -576,6 +582,35 @@ def check(config: Config) -> None:
         raise ValueError(
             f"planner.candidates = {candidates} must be a multiple of world_model.elites = {elites}"
         )
+
+
+def _logs(stages: Sequence[Stage]) -> pd.DataFrame:
+    """The training logs of all stages that a run used, one after the other."""
+    parts = [
+        pd.read_csv(stage.log).assign(stage=stage.name) for stage in stages if stage.log.exists()
+    ]
+    return pd.concat(parts) if parts else pd.DataFrame(columns=["stage", "step"])
+
+
+def _record(pipeline: Pipeline) -> dict[str, Any]:
+    """Seconds per stage, and the diagnostics of the stages that the run used."""
+    record: dict[str, Any] = {
+        "seconds": pipeline.seconds,
+        "threads": torch.get_num_threads(),
+        "device": str(pipeline.device),
+        "stages": [stage.folder.name for stage in pipeline.used],
+    }
+    names = [stage.name for stage in pipeline.used]
+    if "values" in names:
+        record["values"] = vars(diagnose(pipeline.values, pipeline.dataset, pipeline.discount))
+    if "world-model" in names:
+        record["world model"] = {
+            "holdout error per member": pipeline.world_model.holdout_error.tolist(),
+            "elites": pipeline.world_model.elites.tolist(),
+        }
+    if "imagination" in names:
+        record["imagination"] = pipeline.bookkeeping
+    return record
 
 
 def _episode_rows(rollouts: list[Rollouts]) -> pd.DataFrame:

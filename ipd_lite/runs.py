@@ -252,18 +252,28 @@ class Stage:
         return round(time.perf_counter() - self._started + self.checkpoint.seconds_before, 3)
 
     @property
+    def result(self) -> Path:
+        """The finished stage's file."""
+        return self.folder / "result.safetensors"
+
+    @property
+    def log(self) -> Path:
+        """The finished stage's training log."""
+        return self.folder / "log.csv"
+
+    @property
     def done(self) -> bool:
         """Whether the result is there."""
-        return (self.folder / "result.safetensors").exists()
+        return self.result.exists()
 
     def load(self, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], Any]:
         """Tensors and JSON value of the finished stage."""
-        return load_tensors(self.folder / "result.safetensors", device)
+        return load_tensors(self.result, device)
 
     def store(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         """Write the result last of all, so that it exists only if everything else does."""
         write_json(self.folder / "config.json", {**self.description, "versions": versions()})
         if self.checkpoint.rows:
-            write_csv(self.folder / "log.csv", self.checkpoint.rows)
-        save_tensors(self.folder / "result.safetensors", tensors, meta)
+            write_csv(self.log, self.checkpoint.rows)
+        save_tensors(self.result, tensors, meta)
         self.checkpoint.finish()

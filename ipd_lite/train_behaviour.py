@@ -285,7 +285,7 @@ def train(config: BehaviourConfig, out: Path, minutes: float | None = None) -> N
     start, start_step = time.monotonic(), model.num_timesteps
     deadline = float("inf") if minutes is None else start + 60.0 * minutes
 
-    class Keeper(BaseCallback):
+    class Keeper(BaseCallback):  # type: ignore[misc]
         """Takes the snapshots and checkpoints when they are due; ends the run when asked."""
 
         def __init__(self) -> None:
@@ -347,7 +347,8 @@ def pack(env: str, out: Path, count: int = 20, episodes: int = 20) -> None:
     table. Tensors are named `<step>/layer_0.weight` and so on, see `act`.
     """
     rows = read_table(out / "snapshots.csv")
-    measured, tensors = [], {}
+    measured: list[dict[str, Any]] = []
+    tensors: dict[str, np.ndarray] = {}
     for step in choose(rows, count):
         source = next(row for row in rows if int(row["step"]) == step)
         weights = {

@@ -132,7 +132,7 @@ def test_bounds_are_respected(kind: str, seed: int, low: float, high: float) -> 
 @pytest.mark.parametrize("kind", KINDS)
 def test_best_action_beyond_the_bound_stops_at_it(kind: str) -> None:
     far = torch.tensor([[50.0, 50.0]])
-    settings = config(kind, candidates=2000, rounds=6, temperature=0.1)
+    settings = config(kind, horizon=1, candidates=2000, rounds=6, temperature=0.1)
     result = planned(quadratic_model(), settings, far)
     assert (result.action < -0.8).all()
 

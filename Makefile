@@ -1,0 +1,56 @@
+# Everything from a fresh clone with only make and Python 3.11 to 3.13. Another interpreter:
+#     make demo PYTHON=python3.12
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test bench lab figures lint format types check-python clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+
+demo: install  ## collect data, train, evaluate; prints the table and the figures' paths
+	$(BIN)/ipd-lite demo
+
+test: install  ## the whole test suite
+	@$(BIN)/python -m pytest -q
+
+bench: install  ## the benchmarks, with one readable table at the end
+	@$(BIN)/python -m pytest -q tests/benchmarks --benchmark-enable --benchmark-only
+
+lab: install  ## JupyterLab with the notebooks
+	$(BIN)/jupyter lab notebooks
+
+figures: install  ## draw every figure again from the saved results
+	$(BIN)/ipd-lite figures
+
+lint: install  ## ruff's checks and formatting (make format repairs)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: install  ## let ruff repair what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: install  ## mypy, strict
+	$(BIN)/mypy
+
+install: $(INSTALLED)  ## .venv with the tested versions; again only when they change
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(MAKE) --no-print-directory check-python
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV) (some minutes the first time) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]" -c constraints.txt
+	@touch $@
+
+check-python:
+	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; v = sys.version_info; \
+	ok = (3, 11) <= v[:2] <= (3, 13); \
+	ok or sys.exit("ipd-lite needs Python 3.11 to 3.13, but $(PYTHON) is " + sys.version.split()[0] \
+	+ ". Name another one: make PYTHON=python3.12 ...")'
+
+clean:  ## remove the environment and caches (data and runs stay)
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .benchmarks build *.egg-info
