@@ -18,7 +18,7 @@ test: install  ## the whole test suite
 	@$(BIN)/python -m pytest -q
 
 bench: install  ## the benchmarks, with one readable table at the end
-	@$(BIN)/python -m pytest -q tests/benchmarks --benchmark-enable --benchmark-only
+	@$(BIN)/python -m pytest -q tests/benchmarks --benchmark-enable --benchmark-only --benchmark-quiet
 
 lab: install  ## JupyterLab with the notebooks
 	$(BIN)/jupyter lab notebooks

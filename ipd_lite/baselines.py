@@ -53,7 +53,9 @@ def train_cloning(
             "cloning", config.updates, modules={"policy": policy, "snapshots": snapshots},
             optimizers={"adam": optimizer}, generators={"batches": generator},
         ):  # fmt: skip
-            rate = cosine_rate(step, config.updates, config.learning_rate, config.final_learning_rate)
+            rate = cosine_rate(
+                step, config.updates, config.learning_rate, config.final_learning_rate
+            )
             set_learning_rate(optimizer, rate)
             batch = dataset.sample(config.batch_size, generator)
             loss = (policy(batch.observations) - batch.actions).square().mean()
@@ -67,7 +69,7 @@ def train_cloning(
 
 
 class MazeBehaviour:
-    """The policy that collected a maze's data: undirected, with its noise, one goal after another."""
+    """The policy that collected a maze's data: undirected, noisy, one goal after another."""
 
     def __init__(self, recipe: MazeRecipe, seed: int) -> None:
         self.recipe, self.maze, self.seed = recipe, geometry(recipe.maze), seed
@@ -88,7 +90,5 @@ class MazeBehaviour:
         for i, slot in enumerate(slots):
             while np.linalg.norm(states[i, :2] - self.goals[slot]) <= GOAL_RADIUS:
                 self.goals[slot] = random_position(self.maze, self.generator)
-        action = behaviour_action(
-            self.maze, states, self.goals[slots], self.recipe, self.generator
-        )
+        action = behaviour_action(self.maze, states, self.goals[slots], self.recipe, self.generator)
         return torch.as_tensor(action, dtype=torch.float32, device=observations.device)

@@ -1,4 +1,4 @@
-"""The command line: `ipd-lite demo | run | evaluate | collect | tasks | figures`."""
+"""The command line: `ipd-lite demo | run | study | evaluate | collect | tasks | figures`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from typing import Annotated, Any, Union
 
 import tyro
 
-from ipd_lite.config import PRESETS, Config, preset
-
-Positional = tyro.conf.Positional
+from ipd_lite.config import PRESETS, Config, Preset, preset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +59,7 @@ class Demo(Common):
 class Evaluate(Common):
     """Evaluate a finished run's checkpoints again (for instance with more episodes)."""
 
-    run: Positional[Path]
+    run: Annotated[Path, tyro.conf.Positional]
     """Folder of the run: runs/TASK/METHOD/seed-N."""
     episodes: int = 100
     device: str = "auto"
@@ -71,7 +69,7 @@ class Evaluate(Common):
 class Collect(Common):
     """Make a task's dataset on this machine."""
 
-    task: Positional[str]
+    task: Annotated[str, tyro.conf.Positional]
     replace: bool = False
     """Make it again if it exists."""
 
@@ -87,6 +85,24 @@ class Figures(Common):
 
     data: Path = Path("figures/data")
     out: Path = Path("figures")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study(Common):
+    """Several tasks, methods and seeds; continues where it was stopped, finished runs stay."""
+
+    tasks: tuple[str, ...] = ("pointmaze-medium", "pointmaze-medium-slow")
+    methods: tuple[str, ...] = (
+        "behaviour", "bc", "dt", "iql", "mpc", "ipd-noaug", "ipd-greedy", "ipd-noq", "ipd",
+    )  # fmt: skip
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    preset: Preset = "lesson"
+    device: str = "auto"
+    workers: int = 2
+    """Processes side by side, one thread each."""
+    out: Path = Path("runs/study")
+    results: Path = Path("figures/data")
+    """Where scores-TASK.csv go."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -111,23 +127,18 @@ def main(arguments: list[str] | None = None) -> int:
 def _parse(arguments: list[str]) -> Any:
     """Arguments as one of the command dataclasses; preset and task choose the other defaults."""
     config = _default_config(arguments)
-    commands = {
-        "demo": (Demo, Demo(config=config)),
-        "run": (Run, Run(config=config)),
-        "evaluate": (Evaluate, None),
-        "collect": (Collect, None),
-        "tasks": (Tasks, Tasks()),
-        "figures": (Figures, Figures()),
-    }
-    kinds = tuple(
-        Annotated[
-            kind,
-            tyro.conf.subcommand(name, **({} if default is None else {"default": default})),
-        ]
-        for name, (kind, default) in commands.items()
-    )
+    subcommand = tyro.conf.subcommand
+    command: Any = Union[  # noqa: UP007 - tyro wants the annotations spelled out
+        Annotated[Demo, subcommand("demo", default=Demo(config=config))],
+        Annotated[Run, subcommand("run", default=Run(config=config))],
+        Annotated[Study, subcommand("study")],
+        Annotated[Evaluate, subcommand("evaluate")],
+        Annotated[Collect, subcommand("collect")],
+        Annotated[Tasks, subcommand("tasks")],
+        Annotated[Figures, subcommand("figures")],
+    ]
     return tyro.cli(
-        Union[kinds],  # type: ignore[arg-type]
+        command,
         args=arguments,
         prog="ipd-lite",
         description="Imaginary Planning Distillation, a teaching reproduction.",
@@ -217,6 +228,24 @@ def _tasks(command: Tasks) -> None:
         print(pd.DataFrame([describe(task) for task in TASKS.values()]).to_string(index=False))
 
 
+def _study(command: Study) -> None:
+    from ipd_lite.demo import study
+    from ipd_lite.pipeline import get_method
+    from ipd_lite.tasks import get_task
+
+    for task in command.tasks:
+        get_task(task)
+    for method in command.methods:
+        get_method(method)
+    failed = study(
+        command.tasks, command.methods, command.seeds, preset=command.preset, out=command.out,
+        results=command.results, device=command.device, workers=command.workers,
+        progress=not command.quiet,
+    )  # fmt: skip
+    if failed:
+        raise RuntimeError("failed, the rest is done: " + "; ".join(failed))
+
+
 def _figures(command: Figures) -> None:
     from ipd_lite.demo import redraw
 
@@ -230,6 +259,7 @@ _COMMANDS: dict[type, Any] = {
     Evaluate: _evaluate,
     Collect: _collect,
     Tasks: _tasks,
+    Study: _study,
     Figures: _figures,
 }
 

@@ -36,7 +36,11 @@ def record_stream(recipe: MazeRecipe, progress: bool = True) -> tuple[Array, Arr
 
 
 def behaviour_action(
-    maze: Geometry, observations: Array, goals: Array, recipe: MazeRecipe, generator: np.random.Generator
+    maze: Geometry,
+    observations: Array,
+    goals: Array,
+    recipe: MazeRecipe,
+    generator: np.random.Generator,
 ) -> Array:
     """The data's policy: waypoint control at the recipe's speed, plus its noise, in [-1, 1]."""
     action = waypoint_action(maze, observations, goals, recipe.speed)
@@ -65,7 +69,9 @@ def label_stream(observations: Array, actions: Array, goal: Array, length: int) 
         if arrived[end] or end - start == length or end == len(actions):
             rewards = np.full(end - start, -1.0)
             episodes.append(
-                Episode(observations[start : end + 1], actions[start:end], rewards, bool(arrived[end]))
+                Episode(
+                    observations[start : end + 1], actions[start:end], rewards, bool(arrived[end])
+                )
             )
             start = end
     return episodes
@@ -80,7 +86,9 @@ def collect(task: Task, progress: bool = True, replace_existing: bool = False) -
         DataError: the task has no recipe, or its dataset exists (unless `replace_existing`).
     """
     if task.recipe is None:
-        raise DataError(f"task {task.name} has no recipe; download it: minari download {task.dataset}")
+        raise DataError(
+            f"task {task.name} has no recipe; download it: minari download {task.dataset}"
+        )
     if local_path(task.dataset).is_dir() and not replace_existing:
         raise DataError(f"dataset {task.dataset} exists already; pass --replace to make it again")
     observations, actions = record_stream(task.recipe, progress)

@@ -91,10 +91,12 @@ class OfflineDataset:
 
     @property
     def device(self) -> torch.device:
+        """Where all tensors are."""
         return self.observations.device
 
     @property
     def episodes(self) -> int:
+        """E, the number of episodes."""
         return self.starts.shape[0]
 
     @cached_property
@@ -271,7 +273,9 @@ def from_episodes(
     steps = np.array([len(e.rewards) for e in episodes])
     terminated = np.zeros(steps.sum(), dtype=bool)
     terminated[np.cumsum(steps) - 1] = [e.terminated for e in episodes]
-    imagined = [np.zeros(len(e.rewards), bool) if e.imagined is None else e.imagined for e in episodes]
+    imagined = [
+        np.zeros(len(e.rewards), bool) if e.imagined is None else e.imagined for e in episodes
+    ]
 
     def tensor(arrays: Sequence[NDArray[Any]]) -> Tensor:
         return torch.from_numpy(np.concatenate(arrays).astype(np.float32)).to(device)
@@ -384,14 +388,14 @@ def _read_episode(
 
 def to_unit_range(actions: NDArray[Any], space: gym.spaces.Box) -> NDArray[Any]:
     """Actions from the bounds of `space` to [-1, 1]; untouched where those are the bounds."""
-    if (space.low == -1).all() and (space.high == 1).all() or not space.is_bounded():
+    if ((space.low == -1).all() and (space.high == 1).all()) or not space.is_bounded():
         return actions
     return 2.0 * (actions - space.low) / (space.high - space.low) - 1.0
 
 
 def from_unit_range(actions: NDArray[Any], space: gym.spaces.Box) -> NDArray[Any]:
     """The inverse of :func:`to_unit_range`."""
-    if (space.low == -1).all() and (space.high == 1).all() or not space.is_bounded():
+    if ((space.low == -1).all() and (space.high == 1).all()) or not space.is_bounded():
         return actions
     return space.low + (actions + 1.0) * 0.5 * (space.high - space.low)
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
+import torch
 from joblib import Parallel, delayed
+from tqdm import tqdm
 
 from ipd_lite.collect import collect
 from ipd_lite.config import Config, override
@@ -23,12 +26,11 @@ from ipd_lite.report import (
 from ipd_lite.runs import write_atomically, write_csv
 from ipd_lite.tasks import get_task
 
+
 def _train(
     stages: tuple[str, ...], task: str, seed: int, config: Config, out: Path, device: str,
     threads: int,
 ) -> None:  # fmt: skip
-    import torch
-
     torch.set_num_threads(threads)
     pipeline = Pipeline(get_task(task), seed, config, out, choose_device(device))
     for stage in stages:
@@ -38,8 +40,6 @@ def _train(
 def _evaluate(
     method: str, task: str, seed: int, config: Config, out: Path, device: str, threads: int
 ) -> None:
-    import torch
-
     torch.set_num_threads(threads)
     run(task, method, seed, config, out=out, device=device)
 
@@ -47,8 +47,6 @@ def _evaluate(
 def _figures(
     task: str, seed: int, config: Config, out: Path, device: str, threads: int
 ) -> list[Path]:
-    import torch
-
     torch.set_num_threads(threads)
     pipeline = Pipeline(get_task(task), seed, config, out, choose_device(device))
     return inside_figures(pipeline, out / "figures")
@@ -69,8 +67,6 @@ def demo(
     Stages are shared between methods and kept: called again it only draws. On a GPU one worker is
     enough.
     """
-    import torch
-
     started = time.perf_counter()
     task = get_task(task_name)
     where = choose_device(device)
@@ -123,6 +119,66 @@ def demo(
         print(path)
     say("done")
     return scores
+
+
+def _unit(
+    task: str,
+    seed: int,
+    methods: Sequence[str],
+    config: Config,
+    out: Path,
+    device: str,
+    threads: int,
+) -> list[str]:
+    """All methods of one task and seed, one after the other; returns what failed."""
+    torch.set_num_threads(threads)
+    failed = []
+    for method in methods:
+        try:
+            run(task, method, seed, config, out=out, device=device)
+        except Exception as error:  # one failed unit must not stop a study of hours
+            failed.append(f"{task} {method} seed {seed}: {error}")
+    return failed
+
+
+def study(
+    tasks: Sequence[str],
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    preset: str = "lesson",
+    out: Path,
+    results: Path | None = None,
+    device: str = "auto",
+    workers: int = 2,
+    progress: bool = True,
+) -> list[str]:
+    """Tasks x methods x seeds, resumable: finished runs are never repeated.
+
+    Writes `results/scores-<task>.csv`, from which `ipd-lite figures` draws. Every process has one
+    thread, so the numbers do not depend on how many run side by side.
+
+    Returns:
+        one line for every unit that failed.
+    """
+    for name in tasks:
+        task = get_task(name)
+        if not local_path(task.dataset).is_dir():
+            collect(task, progress)
+    jobs = [
+        delayed(_unit)(name, seed, methods, get_task(name).config(preset), out, device, 1)
+        for seed in seeds
+        for name in tasks
+    ]
+    failed: list[str] = []
+    with Parallel(n_jobs=workers, return_as="generator_unordered") as parallel:
+        bar = tqdm(parallel(jobs), total=len(jobs), desc="study", unit="unit", disable=not progress)
+        for found in bar:
+            failed += found
+    if results:
+        for task_name, group in gather_scores(out).groupby("task", sort=False):
+            write_csv(results / f"scores-{task_name}.csv", group)
+    return failed
 
 
 def redraw(data: Path, out: Path) -> list[Path]:

@@ -62,9 +62,7 @@ class ValueMap:
 
 
 @torch.no_grad()
-def value_map(
-    task: Task, values: Values, dataset: OfflineDataset, discount: float
-) -> ValueMap:
+def value_map(task: Task, values: Values, dataset: OfflineDataset, discount: float) -> ValueMap:
     """Learned V beside the exact V* of the discretized maze, velocity included."""
     assert task.recipe is not None
     exact = solve_time_to_goal(task.recipe.maze)
@@ -189,9 +187,7 @@ def replay(
     return Replay(_numpy(doubt), _numpy(dream - begin), _numpy(real), gap), traces
 
 
-def gain_by_threshold(
-    found: Replay, thresholds: Array
-) -> tuple[Array, Array, NDArray[np.int64]]:
+def gain_by_threshold(found: Replay, thresholds: Array) -> tuple[Array, Array, NDArray[np.int64]]:
     """Mean imagined and real gain (Q,) of the continuations whose U stays at or below each
     threshold, and how many there are."""
     imagined, real, counts = [], [], []

@@ -104,7 +104,11 @@ def distillation_loss(
     logs = {"regression": regression.detach()}
     if q is None or alpha == 0:
         return regression, logs
-    magnitude = {"advantage": (q - baseline).abs(), "magnitude": q.abs(), "none": torch.ones_like(q)}
+    magnitude = {
+        "advantage": (q - baseline).abs(),
+        "magnitude": q.abs(),
+        "none": torch.ones_like(q),
+    }
     scale = ((magnitude[q_scale].detach() * mask).sum() / count).clamp_min(1e-6)
     guidance = ((q - baseline) * mask).sum() / count / scale
     logs |= {
@@ -161,7 +165,10 @@ def train_policy(
         averaged = copy.deepcopy(policy).requires_grad_(False).eval()
         snapshots = Snapshots(policy, config.evaluations).to(device)
         optimizer = torch.optim.AdamW(
-            policy.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+            policy.parameters(),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            fused=True,
         )
         generator = torch.Generator(device).manual_seed(seed)
         pools = window_pools(lessons, config)
@@ -170,13 +177,15 @@ def train_policy(
             modules={"policy": policy, "averaged": averaged, "snapshots": snapshots},
             optimizers={"adam": optimizer}, generators={"batches": generator},
         ):  # fmt: skip
-            rate = cosine_rate(step, config.updates, config.learning_rate, config.final_learning_rate)
+            rate = cosine_rate(
+                step, config.updates, config.learning_rate, config.final_learning_rate
+            )
             set_learning_rate(optimizer, rate)
             rows, valid = sample_windows(dataset, pools, config, generator)
             observations, actions = dataset.observations[rows], dataset.actions[rows]
             predicted = policy(
                 lessons.conditions[rows], observations, actions,
-                timesteps(dataset, rows, config), valid,
+                timesteps(dataset, rows, config, episode_steps), valid,
             )  # fmt: skip
             q = values.q(observations, predicted) if values is not None and config.alpha else None
             loss, logs = distillation_loss(
@@ -218,11 +227,14 @@ def sample_windows(
     return dataset.windows(torch.cat(first), config.context)
 
 
-def timesteps(dataset: OfflineDataset, rows: Tensor, config: DistillationConfig) -> Tensor:
-    """(B, K) int64: position in the window, or in the episode (at most the embedding's range)."""
+def timesteps(
+    dataset: OfflineDataset, rows: Tensor, config: DistillationConfig, episode_steps: int
+) -> Tensor:
+    """(B, K) int64: position in the window, or in the episode (below `episode_steps`)."""
     if config.timestep == "window":
         return torch.arange(rows.shape[1], device=rows.device).expand_as(rows)
-    return dataset.step[rows]
+    # A spliced episode may be longer than any real one.
+    return dataset.step[rows].clamp_max(episode_steps - 1)
 
 
 class TransformerActor:
@@ -287,5 +299,3 @@ class TransformerActor:
         self.actions[rows, at] = action
         self.time[rows] += 1
         return action
-
-

@@ -77,7 +77,7 @@ def planning_model(
 def plan_in_chunks(
     states: Tensor, model: Model, config: PlannerConfig, generator: torch.Generator, size: int = 256
 ) -> Tensor:
-    """Planned actions (B, A) for states (B, S), `size` states at a time so that rows fit the cache."""
+    """Planned actions (B, A) for states (B, S), `size` at a time so that rows fit the cache."""
     return torch.cat(
         [plan(states[i : i + size], model, config, generator).action
          for i in range(0, len(states), size)]
@@ -196,8 +196,9 @@ def imagine(
         actions[active, step], rewards[active, step] = action, reward
         terminated[active, step], uncertainty[active, step] = ended, doubt
         passed = inside_threshold(uncertainty[active, : step + 1], threshold, config.cumulative)
-        active = active[passed[:, -1] & ~ended]
-    passed = inside_threshold(uncertainty, threshold, config.cumulative)
+        active = active[passed[:, -1] & doubt.isfinite() & ~ended]
+    # An infinite threshold (no gate) would let the unknown steps pass.
+    passed = inside_threshold(uncertainty, threshold, config.cumulative) & uncertainty.isfinite()
     kept = passed.sum(1)
     gain = imagined_return(observations, rewards, terminated, kept, values, discount)
     gain = gain - assessment.bootstrapped[start]

@@ -4,7 +4,7 @@ The environments are Gymnasium-Robotics' PointMaze (a force-actuated ball betwee
 wrappers turn them into offline-RL tasks with a known reward and a known termination rule:
 :class:`ActionRepeat` (one *decision* = several simulator steps) and :class:`ReachGoal` (one fixed
 goal, reward -1 per decision, terminal on arrival). Because the ball's physics is simple, the time
-to the goal can also be computed on a grid (:func:`solve_time_to_goal`): an oracle for the learned V.
+to the goal can also be computed on a grid (:func:`solve_time_to_goal`), an oracle for V.
 """
 
 from __future__ import annotations
@@ -40,7 +40,14 @@ DECISION_LIMITS: dict[str, int] = {"umaze": 60, "medium": 120, "large": 160}
 """Time limits in decisions: Gymnasium-Robotics' limits (300, 600, 800 steps) over five."""
 
 # The ball of point.xml: radius, mass = density * volume, joint damping, motor gear, step, clip.
-RADIUS, MASS, DAMPING, GEAR, TIME_STEP, MAX_SPEED = 0.1, 4000 / 3 * np.pi * 1e-3, 1.0, 100.0, 0.01, 5.0
+RADIUS, MASS, DAMPING, GEAR, TIME_STEP, MAX_SPEED = (
+    0.1,
+    4000 / 3 * np.pi * 1e-3,
+    1.0,
+    100.0,
+    0.01,
+    5.0,
+)
 
 
 class ActionRepeat(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
@@ -57,6 +64,7 @@ class ActionRepeat(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorA
         self.repeat = repeat
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """One decision: up to `repeat` steps of the wrapped environment."""
         total = 0.0
         for _ in range(self.repeat):
             observation, reward, terminated, truncated, info = self.env.step(action)
@@ -85,6 +93,7 @@ class ReachGoal(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Array, dict[str, Any]]:
+        """Start in a random free cell; the goal is put back to its exact place."""
         options = {"goal_cell": np.array(self.goal_cell), **(options or {})}
         observation, info = self.env.reset(seed=seed, options=options)
         self.maze.goal = self.goal.copy()
@@ -93,6 +102,7 @@ class ReachGoal(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs
         return observation["observation"], info
 
     def step(self, action: Any) -> tuple[Array, SupportsFloat, bool, bool, dict[str, Any]]:
+        """One decision; reward -1, terminated on arrival."""
         observation, _, _, truncated, info = self.env.step(action)
         arrived = self._arrived(observation["observation"])
         info["success"] = arrived
@@ -107,7 +117,7 @@ def make_point_maze(
 ) -> gym.Env[Any, Any]:
     """Entry point of the `ipd_lite/PointMaze-*` environments.
 
-    With `goal=False` there is no goal, reward or end: the environment that the data is collected in.
+    With `goal=False` there is no goal, reward or end: so the data is collected.
     Keyword arguments go to Gymnasium-Robotics' `PointMazeEnv` (for instance `render_mode`).
     """
     env: gym.Env[Any, Any] = PointMazeEnv(
@@ -183,15 +193,15 @@ def geometry(name: str) -> Geometry:
     return Geometry(name, walls, cells, centres, next_cell, centres[goal_index])
 
 
-def waypoint_action(
-    maze: Geometry, observations: Array, goals: Array, speed: float = 1.0
-) -> Array:
+def waypoint_action(maze: Geometry, observations: Array, goals: Array, speed: float = 1.0) -> Array:
     """D4RL's maze2d controller: proportional-derivative control to the next cell on the way.
 
     observations (..., 4), goals (..., 2) -> actions (..., 2) in [-speed, speed].
     """
     here, there = maze.cell_of(observations[..., :2]), maze.cell_of(goals)
-    waypoint = np.where((here == there)[..., None], goals, maze.centres[maze.next_cell[here, there]])
+    waypoint = np.where(
+        (here == there)[..., None], goals, maze.centres[maze.next_cell[here, there]]
+    )
     force = 10.0 * (waypoint - observations[..., :2]) - observations[..., 2:]
     clipped: Array = speed * np.clip(force, -1.0, 1.0)
     return clipped
@@ -202,8 +212,8 @@ def simulate_decision(
 ) -> tuple[Array, Array]:
     """One decision of the ball in closed form, (..., 2) arrays in and out.
 
-    Matches MuJoCo to rounding in free space (semi-implicit Euler, implicit joint damping). Walls are
-    hard here: the ball stops at them along the blocked axis; MuJoCo's contacts are slightly soft.
+    Matches MuJoCo to rounding in free space (semi-implicit Euler, implicit joint damping). Walls
+    are hard here: the ball stops at them along the blocked axis; MuJoCo's contacts are soft.
     """
     for _ in range(repeat):
         velocity = np.clip(velocity, -MAX_SPEED, MAX_SPEED)

@@ -101,6 +101,7 @@ class Pipeline:
 
     @property
     def discount(self) -> float:
+        """Gamma, per decision."""
         return self.config.values.discount
 
     def stage(self, name: str, *parts: Any) -> Stage:

@@ -74,10 +74,13 @@ def trajectories(
 
 
 def data_by_return(
-    walls: NDArray[np.bool_], goal: Array, paths: Sequence[Array], returns: Array,
+    walls: NDArray[np.bool_],
+    goal: Array,
+    paths: Sequence[Array],
+    returns: Array,
     terminated: NDArray[np.bool_],
 ) -> Figure:
-    """The dataset: every episode's path coloured by its return; those that arrive beside the rest."""
+    """The dataset: every episode's path coloured by its return, arrivals beside the rest."""
     figure, axes = plt.subplots(1, 2, figsize=(8, 3.6))
     norm = Normalize(float(np.min(returns)), float(np.max(returns)))
     groups = ((~terminated, "truncated"), (terminated, "terminated at the goal"))
@@ -89,17 +92,20 @@ def data_by_return(
     return figure
 
 
-def field(
-    ax: Axes, positions: Array, values: Array, label: str, title: str, **kwargs: Any
-) -> None:
+def field(ax: Axes, positions: Array, values: Array, label: str, title: str, **kwargs: Any) -> None:
     """One number per grid position (P, 2) as coloured squares over the maze."""
-    shown = ax.scatter(*positions.T, c=values, s=9, marker="s", lw=0, zorder=1, **kwargs)
+    x, y = positions.T
+    shown = ax.scatter(x, y, c=values, s=13, marker="s", lw=0, zorder=1, **kwargs)
     ax.figure.colorbar(shown, ax=ax, label=label, shrink=0.8)
     ax.set_title(title)
 
 
 def value_maps(
-    walls: NDArray[np.bool_], goal: Array, positions: Array, learned: Array, exact: Array,
+    walls: NDArray[np.bool_],
+    goal: Array,
+    positions: Array,
+    learned: Array,
+    exact: Array,
     spearman: float,
 ) -> Figure:
     """Learned V beside exact V*, same colours, ball at rest."""
@@ -115,8 +121,13 @@ def value_maps(
 
 
 def uncertainty_maps(
-    walls: NDArray[np.bool_], goal: Array, observations: Array, uncertainty: Array, error: Array,
-    auroc: float, threshold: float,
+    walls: NDArray[np.bool_],
+    goal: Array,
+    observations: Array,
+    uncertainty: Array,
+    error: Array,
+    auroc: float,
+    threshold: float,
 ) -> Figure:
     """U beside the true one-step error at the same states, and one against the other."""
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), width_ratios=(1, 1, 0.9))
@@ -126,14 +137,17 @@ def uncertainty_maps(
     ):
         maze(ax, walls, goal)
         order = np.argsort(values)
+        x, y = observations[order, :2].T
         shown = ax.scatter(
-            *observations[order, :2].T, c=np.log10(np.maximum(values[order], 1e-6)), s=7, lw=0,
+            x, y, c=np.log10(np.maximum(values[order], 1e-6)), s=7, lw=0,
             cmap=SEQUENTIAL, zorder=2,
         )  # fmt: skip
         figure.colorbar(shown, ax=ax, label=f"log10 {label}", shrink=0.8)
         ax.set_title(label)
     ax = axes[2]
-    ax.loglog(np.maximum(uncertainty, 1e-6), np.maximum(error, 1e-6), ".", ms=3, alpha=0.4, color=BLUE)
+    ax.loglog(
+        np.maximum(uncertainty, 1e-6), np.maximum(error, 1e-6), ".", ms=3, alpha=0.4, color=BLUE
+    )
     ax.axvline(threshold, color=VERMILION, ls="--", label="threshold")
     ax.axhline(np.quantile(error, 0.9), color=GREY, ls=":", label="worst decile of errors")
     ax.set(xlabel="U (nats)", ylabel="true one-step error (data deviations)",
@@ -143,14 +157,16 @@ def uncertainty_maps(
 
 
 def calibration(standardized: Array) -> Figure:
-    """Share of held-out outcomes inside the members' central intervals, against the promised one."""
+    """Observed against promised share of held-out outcomes in the members' intervals."""
     from scipy.stats import norm
 
     figure, ax = plt.subplots(figsize=(3.6, 3.4))
     promised = np.linspace(0.02, 0.98, 49)
     bound = norm.ppf(0.5 + promised / 2)
     for dimension, name, line in zip(
-        range(standardized.shape[1]), ("x", "y", "velocity x", "velocity y"), ("-", "--", "-.", ":"),
+        range(standardized.shape[1]),
+        ("x", "y", "velocity x", "velocity y"),
+        ("-", "--", "-.", ":"),
         strict=False,
     ):  # fmt: skip
         inside = (np.abs(standardized[:, dimension, None]) <= bound).mean(0)
@@ -163,7 +179,10 @@ def calibration(standardized: Array) -> Figure:
 
 
 def continuations(
-    walls: NDArray[np.bool_], goal: Array, real: Sequence[Array], imagined: Sequence[Array],
+    walls: NDArray[np.bool_],
+    goal: Array,
+    real: Sequence[Array],
+    imagined: Sequence[Array],
     replayed: Sequence[Array],
 ) -> Figure:
     """What was recorded, what was imagined from the same states, and what the maze makes of it."""
@@ -193,13 +212,17 @@ def gain_by_threshold(
            ylabel="mean gain over V (discounted return)",
            title="trust more, and imagination flatters itself")  # fmt: skip
     for x, y, n in zip(quantiles, imagined, counts, strict=True):
-        ax.annotate(str(n), (x, y), textcoords="offset points", xytext=(0, 5), fontsize=6, ha="center")
+        ax.annotate(
+            str(n), (x, y), textcoords="offset points", xytext=(0, 5), fontsize=6, ha="center"
+        )
     ax.legend()
     return figure
 
 
 def score_chart(
-    scores: pd.DataFrame, methods: Sequence[str], intervals: Mapping[str, tuple[float, float]],
+    scores: pd.DataFrame,
+    methods: Sequence[str],
+    intervals: Mapping[str, tuple[float, float]],
     title: str,
 ) -> Figure:
     """Every seed as a dot, the mean as a bar, its 95 % interval as a line.

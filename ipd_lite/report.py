@@ -90,14 +90,14 @@ def format_table(summary: pd.DataFrame) -> str:
         "| task | method | seeds | score, last [95 %] | score, best | success | IPD minus it |",
         "|---|---|---|---|---|---|---|",
     ]
-    for row in summary.itertuples():
-        difference = getattr(row, "ipd_minus", float("nan"))
-        paired = "" if np.isnan(difference) else (
-            f"{difference:+.1f}{span(row.ipd_minus_low, row.ipd_minus_high)}"
-        )  # fmt: skip
+    for row in summary.to_dict("records"):
+        paired = ""
+        if not np.isnan(row.get("ipd_minus", np.nan)):
+            paired = f"{row['ipd_minus']:+.1f}{span(row['ipd_minus_low'], row['ipd_minus_high'])}"
         lines.append(
-            f"| {row.task} | {row.method} | {row.seeds} | {row.score_last:.1f}"
-            f"{span(row.low, row.high)} | {row.score_best:.1f} | {row.success:.0%} | {paired} |"
+            f"| {row['task']} | {row['method']} | {row['seeds']} | {row['score_last']:.1f}"
+            f"{span(row['low'], row['high'])} | {row['score_best']:.1f} "
+            f"| {row['success']:.0%} | {paired} |"
         )
     return "\n".join(lines)
 

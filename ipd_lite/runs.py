@@ -116,7 +116,7 @@ class Checkpoint:
     ) -> None:
         self.path, self.every, self.log_every, self.progress = path, every, log_every, progress
         self.rows: list[dict[str, float]] = []
-        self.stage = ""
+        self.stage, self.total = "", 0
         self.seconds_before = 0.0
 
     @classmethod
@@ -138,7 +138,7 @@ class Checkpoint:
         Saved: weights and buffers, optimizer moments, the given generators and torch's default
         ones, the log. The caller must derive everything else from the step number.
         """
-        self.stage = stage
+        self.stage, self.total = stage, total
         first = self._restore(modules, optimizers, generators)
         self._started = time.perf_counter()
         bar = tqdm(total=total, initial=first, desc=stage, unit="update", disable=not self.progress)
@@ -150,16 +150,18 @@ class Checkpoint:
                     self._save(step + 1, modules, optimizers, generators)
 
     def log(self, step: int, values: Mapping[str, Tensor]) -> None:
-        """Keep every `log_every`-th step's scalars; one host copy per row.
+        """Keep the scalars of every `log_every`-th step and of the last; one host copy per row.
 
         Raises:
             FloatingPointError: one of them is NaN or infinite.
         """
-        if step % self.log_every:
+        if step % self.log_every and step + 1 != self.total:
             return
         numbers = torch.stack([v.detach().float() for v in values.values()]).tolist()
         row = dict(zip(values, numbers, strict=True))
-        bad = [name for name, number in row.items() if number != number or abs(number) == float("inf")]
+        bad = [
+            name for name, number in row.items() if number != number or abs(number) == float("inf")
+        ]
         if bad:
             raise FloatingPointError(
                 f"stage {self.stage}, update {step}: {', '.join(bad)} is not finite; "
@@ -232,7 +234,9 @@ class Stage:
     unfinished, partial.safetensors.
     """
 
-    def __init__(self, folder: Path, description: Mapping[str, Any], progress: bool = False) -> None:
+    def __init__(
+        self, folder: Path, description: Mapping[str, Any], progress: bool = False
+    ) -> None:
         self.folder = folder
         self.description = dict(description)
         self.checkpoint = Checkpoint(folder / "partial.safetensors", progress=progress)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import minari
 import torch
 from torch import Tensor
 
@@ -151,9 +153,7 @@ def get_task(name: str) -> Task:
 
 def describe(task: Task) -> dict[str, str]:
     """One row of `ipd-lite tasks`."""
-    from ipd_lite.data import local_path
-
-    here = local_path(task.dataset).is_dir()
+    here = Path(minari.storage.get_dataset_path(task.dataset)).is_dir()
     return {
         "task": task.name,
         "environment": task.environment,

@@ -23,6 +23,32 @@ from ipd_lite.tasks import RewardFunction, TerminationFunction
 from ipd_lite.uncertainty import ensemble_divergence
 
 
+class GaussianEnsemble(nn.Module):
+    """Members that map inputs to a Gaussian and logits, with learned bounds of the log-variance.
+
+    Every parameter's first dimension is the member, so that members can be copied one by one.
+    """
+
+    def __init__(
+        self, members: int, inputs: int, gaussians: int, logits: int, width: int, depth: int
+    ) -> None:
+        super().__init__()
+        self.split = [gaussians, gaussians, logits]
+        self.mlp = EnsembleMLP(members, inputs, sum(self.split), width, depth, activation=nn.SiLU)
+        self.lowest = nn.Parameter(torch.full((members, 1, gaussians), -10.0))
+        self.highest = nn.Parameter(torch.full((members, 1, gaussians), 0.5))
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Inputs (B, I) or (M, B, I) -> mean, log-variance (M, B, gaussians), logits (M, B, 0/1).
+
+        The log-variance is bounded softly on both sides (Chua et al. 2018, A.1).
+        """
+        mean, log_variance, logits = self.mlp(inputs).split(self.split, -1)
+        log_variance = self.highest - F.softplus(self.highest - log_variance)
+        log_variance = self.lowest + F.softplus(log_variance - self.lowest)
+        return mean, log_variance, logits
+
+
 class WorldModel(nn.Module):
     """Ensemble of M Gaussian dynamics over raw observations (..., O) and actions (..., A).
 
@@ -48,16 +74,11 @@ class WorldModel(nn.Module):
         self.features = Features(
             observations, position_dimensions, config.fourier_features, config.fourier_scale
         )
-        inputs, outputs = self.features.width + actions, 2 * self.gaussians + self.logits
-        self.net = EnsembleMLP(
-            config.members, inputs, outputs, config.width, config.depth, activation=nn.SiLU
-        )
+        shape = (self.features.width + actions, self.gaussians, self.logits)
+        self.net = GaussianEnsemble(config.members, *shape, config.width, config.depth)
         # The elites' weights again, packed, so that planning never computes the other members.
-        self.elite_net = EnsembleMLP(
-            config.elites, inputs, outputs, config.width, config.depth, activation=nn.SiLU
-        ).requires_grad_(False)
-        self.lowest = nn.Parameter(torch.full((self.gaussians,), -10.0))
-        self.highest = nn.Parameter(torch.full((self.gaussians,), 0.5))
+        self.elite_net = GaussianEnsemble(config.elites, *shape, config.width, config.depth)
+        self.elite_net.requires_grad_(False)
         self.register_buffer("target_mean", torch.zeros(self.gaussians))
         self.register_buffer("target_deviation", torch.ones(self.gaussians))
         self.register_buffer("elites", torch.arange(config.elites))
@@ -68,23 +89,13 @@ class WorldModel(nn.Module):
     elites: Tensor
     holdout_error: Tensor
 
-    def distribution(self, raw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Network output (M, B, ...) -> mean, log-variance (M, B, gaussians), logits (M, B, 0/1).
-
-        The log-variance is bounded softly on both sides by learned bounds (Chua et al. 2018, A.1).
-        """
-        mean, log_variance, logits = raw.split([self.gaussians, self.gaussians, self.logits], -1)
-        log_variance = self.highest - F.softplus(self.highest - log_variance)
-        log_variance = self.lowest + F.softplus(log_variance - self.lowest)
-        return mean, log_variance, logits
-
     def inputs(self, observations: Tensor, actions: Tensor) -> Tensor:
         """Network inputs (..., F) from raw observations and actions."""
         return torch.cat([self.features(observations), actions], dim=-1)
 
     def predict(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Every member's mean and variance (M, B, O) of the next observation, raw units."""
-        mean, log_variance, _ = self.distribution(self.net(self.inputs(observations, actions)))
+        mean, log_variance, _ = self.net(self.inputs(observations, actions))
         deviation = self.target_deviation[: self.observations]
         change = mean[..., : self.observations] * deviation + self.target_mean[: self.observations]
         variance = log_variance[..., : self.observations].exp() * deviation.square()
@@ -92,8 +103,8 @@ class WorldModel(nn.Module):
 
     def uncertainty(self, observations: Tensor, actions: Tensor) -> Tensor:
         """U(s, a) (B,) in nats: mean pairwise divergence over observation dimensions only."""
-        raw = self.net(self.inputs(observations, actions))
-        return self._disagreement(*self.distribution(raw)[:2])
+        mean, log_variance, _ = self.net(self.inputs(observations, actions))
+        return self._disagreement(mean, log_variance)
 
     def _disagreement(self, mean: Tensor, log_variance: Tensor) -> Tensor:
         states = slice(self.observations)
@@ -112,8 +123,8 @@ class WorldModel(nn.Module):
         """
         elites = self.elites.shape[0]
         inputs = self.inputs(observations, actions)
-        raw = self.elite_net(inputs.reshape(elites, -1, inputs.shape[-1]))
-        mean, log_variance, logits = (x.flatten(0, 1) for x in self.distribution(raw))
+        predicted = self.elite_net(inputs.reshape(elites, -1, inputs.shape[-1]))
+        mean, log_variance, logits = (x.flatten(0, 1) for x in predicted)
         return self._outcome(observations, actions, mean, log_variance, logits, generator)
 
     def step_with_uncertainty(
@@ -123,8 +134,7 @@ class WorldModel(nn.Module):
 
         All members are evaluated once and serve both purposes.
         """
-        raw = self.net(self.inputs(observations, actions))
-        mean, log_variance, logits = self.distribution(raw)
+        mean, log_variance, logits = self.net(self.inputs(observations, actions))
         rows = torch.arange(len(observations), device=observations.device)
         draw = torch.randint(
             len(self.elites), rows.shape, generator=generator, device=observations.device
@@ -176,13 +186,13 @@ def gaussian_loss(
     members, plus a small pull that keeps the learned bounds of the log-variance tight."""
     error = (mean - target).square() * (-log_variance).exp()
     likelihood = 0.5 * (error + log_variance).mean(dim=(1, 2)).sum()
-    return likelihood + 0.01 * (highest - lowest).sum()
+    return likelihood + 0.01 * (highest - lowest).mean(0).sum()
 
 
 class _Best(nn.Module):
     """Per-member early stopping on the device: each member's best weights so far."""
 
-    def __init__(self, net: EnsembleMLP, members: int) -> None:
+    def __init__(self, net: GaussianEnsemble, members: int) -> None:
         super().__init__()
         self.net = copy.deepcopy(net).requires_grad_(False)
         self.register_buffer("error", torch.full((members,), float("inf")))
@@ -192,7 +202,7 @@ class _Best(nn.Module):
     stale: Tensor
 
     @torch.no_grad()
-    def update(self, net: EnsembleMLP, error: Tensor, patience: int) -> None:
+    def update(self, net: GaussianEnsemble, error: Tensor, patience: int) -> None:
         """Keep the weights of members that improved by more than 1 % and have not stopped."""
         learning = self.stale < patience
         better = learning & ((error < 0.99 * self.error) | self.error.isinf())
@@ -255,10 +265,8 @@ def train_world_model(
             observations, actions, target, ended = batch.split(
                 [model.observations, inputs.shape[1] - model.observations, model.gaussians, 1], dim=-1
             )
-            mean, log_variance, logits = model.distribution(
-                model.net(model.inputs(observations, actions))
-            )
-            loss = gaussian_loss(mean, log_variance, target, model.lowest, model.highest)
+            mean, log_variance, logits = model.net(model.inputs(observations, actions))
+            loss = gaussian_loss(mean, log_variance, target, model.net.lowest, model.net.highest)
             if model.logits:
                 loss = loss + config.members * F.binary_cross_entropy_with_logits(logits, ended)
             optimizer.zero_grad(set_to_none=True)
@@ -288,8 +296,8 @@ def holdout_error(model: WorldModel, holdout: OfflineDataset, most: int = 4096) 
     """Mean squared error (M,) of every member's normalized prediction on held-out transitions."""
     index = torch.linspace(0, len(holdout) - 1, min(most, len(holdout)), device=holdout.device).long()
     target = (model_targets(model, holdout)[index] - model.target_mean) / model.target_deviation
-    raw = model.net(model.inputs(holdout.observations[index], holdout.actions[index]))
-    return (model.distribution(raw)[0] - target).square().mean(dim=(1, 2))
+    mean, _, _ = model.net(model.inputs(holdout.observations[index], holdout.actions[index]))
+    return (mean - target).square().mean(dim=(1, 2))
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,7 @@ def test_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     assert json.loads(path.read_text()) == {"score": 3}
 
 
+@settings(max_examples=8)
 @given(content=st.one_of(st.binary(max_size=50), st.text(st.characters(codec="utf-8"))))
 def test_written_bytes_are_read_back(tmp_path: Path, content: bytes | str) -> None:
     write_atomically(tmp_path / "file", content)
@@ -66,6 +67,7 @@ def test_csv_reads_back(tmp_path: Path) -> None:
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.uint8, torch.bool)
 
 
+@settings(max_examples=12)
 @given(
     shape=st.lists(st.integers(0, 3), max_size=3),
     dtype=st.sampled_from(DTYPES),
@@ -80,7 +82,7 @@ def test_tensors_and_json_are_read_back(
 ) -> None:
     generator = torch.Generator().manual_seed(0)
     stored = (torch.rand(shape, generator=generator) * 3).to(dtype)
-    both = {"a": stored, "view": stored.T if stored.dim() == 2 else stored, "a/b.c": stored + 0}
+    both = {"a": stored, "view": stored.T if stored.dim() == 2 else stored, "a/b.c": stored.clone()}
     save_tensors(tmp_path / "x.safetensors", both, meta)
     loaded, found = load_tensors(tmp_path / "x.safetensors")
     assert found == meta
@@ -163,15 +165,13 @@ def train_toy(checkpoint: Checkpoint, updates: int = 23) -> tuple[nn.Module, lis
     return net, checkpoint.rows
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(kills=st.lists(st.integers(0, 22), min_size=1, max_size=3), every=st.integers(1, 25))
 def test_killed_run_continues_in_the_same_bits(
     tmp_path_factory: pytest.TempPathFactory, kills: list[int], every: int
 ) -> None:
     path = tmp_path_factory.mktemp("run") / "partial.safetensors"
-    for kill_at in kills:
-        if path.exists() and load_tensors(path)[1]["step"] > kill_at:
-            continue
+    for kill_at in sorted(kills):
         with pytest.raises(Killed):
             train_toy(KilledCheckpoint(path, every, kill_at))
     resumed, rows = train_toy(Checkpoint(path, every=every, log_every=1))
@@ -184,11 +184,14 @@ def test_resuming_does_not_repeat_finished_updates(tmp_path: Path) -> None:
     path = tmp_path / "partial.safetensors"
     with pytest.raises(Killed):
         train_toy(KilledCheckpoint(path, every=5, kill_at=12))
-    steps = Checkpoint(path).steps("toy", 23, modules={}, optimizers={}, generators={})
-    stored = load_tensors(path)[0]
-    stored["random/cpu"] = torch.get_rng_state()
-    save_tensors(path, stored, {"step": 10, "rows": []})
-    assert list(steps) == list(range(10, 23))
+    made: list[int] = []
+
+    class Counting(Checkpoint):
+        def log(self, step: int, values: Mapping[str, Tensor]) -> None:
+            made.append(step)
+
+    train_toy(Counting(path))
+    assert made == list(range(10, 23))
 
 
 def test_damaged_checkpoint_is_named(tmp_path: Path) -> None:
@@ -285,7 +288,7 @@ def test_bad_loss_stops_the_run_at_the_latest_at_its_end(bad: float, at: int) ->
 def test_stage_exists_only_once_everything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stage = Stage(tmp_path / "values", {"task": "toy"})
+    stage = Stage(tmp_path / "values", {"stage": "values", "task": "toy"})
     assert not stage.done
     with pytest.raises(Killed):
         train_toy(KilledCheckpoint(tmp_path / "values" / "partial.safetensors", 5, 12))
@@ -295,15 +298,15 @@ def test_stage_exists_only_once_everything_is_written(
         stage.store(net.state_dict(), {"updates": 23})
     assert not stage.done
     monkeypatch.undo()
-    complete = stage.store(net.state_dict(), {"updates": 23})
-    assert Stage(tmp_path / "values", {}).done
+    stage.store(net.state_dict(), {"updates": 23})
+    assert Stage(tmp_path / "values", {"stage": "values"}).done
     tensors, meta = stage.load()
-    assert meta == complete
-    assert meta["updates"] == 23
+    assert meta == {"updates": 23}
     assert all(torch.equal(tensors[name], tensor) for name, tensor in net.state_dict().items())
     assert sorted(path.name for path in (tmp_path / "values").iterdir()) == [
         "config.json",
         "log.csv",
         "result.safetensors",
     ]
-    assert json.loads((tmp_path / "values" / "config.json").read_text())["task"] == "toy"
+    description = json.loads((tmp_path / "values" / "config.json").read_text())
+    assert (description["task"], description["versions"]) == ("toy", versions())

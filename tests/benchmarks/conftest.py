@@ -1,0 +1,127 @@
+"""One readable table under the benchmarks: rate, arithmetic, share of what the machine can do.
+
+Every benchmark measures this machine's fp32 matrix product right before and after itself, so the
+share means something on a busy machine too. Threads: OMP_NUM_THREADS, else torch's default.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+THREADS = torch.get_num_threads()
+
+
+@dataclass
+class Row:
+    """What one benchmark found. rate: units per second. flops: per unit (0 = not counted)."""
+
+    name: str
+    unit: str
+    rate: float
+    flops: float
+    gemm: float
+    memory: float
+    note: str
+
+
+ROWS: list[Row] = []
+
+
+def gemm_rate(size: int = 768, seconds: float = 0.3) -> float:
+    """GFLOP/s of a square fp32 product, the mean over `seconds`: other processes slow it down just
+    as they slow the benchmarks."""
+    left, right = torch.randn(size, size), torch.randn(size, size)
+    torch.mm(left, right)
+    count, start = 0, time.perf_counter()
+    while time.perf_counter() < start + seconds:
+        torch.mm(left, right)
+        count += 1
+    return 2e-9 * size**3 * count / (time.perf_counter() - start)
+
+
+def _status(field: str) -> float:
+    """MB from Linux's /proc/self/status; NaN elsewhere."""
+    path = Path("/proc/self/status")
+    if path.exists():
+        for line in path.read_text().splitlines():
+            if line.startswith(field):
+                return int(line.split()[1]) / 1024
+    return float("nan")
+
+
+def _forget_peak() -> None:
+    path = Path("/proc/self/clear_refs")
+    if path.exists():
+        path.write_text("5")
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """The user's number of threads (the suite itself runs with one)."""
+    torch.set_num_threads(THREADS)
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def measure(benchmark, threads) -> Callable[..., None]:  # type: ignore[no-untyped-def]
+    """measure(name, work, units, unit=..., flops=...): time `work()`, which makes `units` units.
+
+    As a test (benchmarks disabled) it runs `work` once.
+    """
+
+    def run(
+        name: str,
+        work: Callable[[], object],
+        units: int,
+        *,
+        unit: str = "updates",
+        flops: float = 0.0,
+        rounds: int = 5,
+        note: str = "",
+    ) -> None:
+        if benchmark.disabled:
+            benchmark.pedantic(work)
+            return
+        before = gemm_rate()
+        _forget_peak()
+        benchmark.pedantic(work, rounds=rounds, warmup_rounds=1)
+        memory = _status("VmHWM")
+        gemm = (before + gemm_rate()) / 2
+        rate = units / benchmark.stats.stats.median
+        benchmark.extra_info |= {
+            f"{unit}_per_second": rate,
+            "gflops": rate * flops / 1e9,
+            "gemm_gflops": gemm,
+            "memory_mb": memory,
+        }
+        ROWS.append(Row(name, unit, rate, flops, gemm, memory, note))
+
+    return run
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not ROWS:
+        return
+    gemm = statistics.median(row.gemm for row in ROWS)
+    write = terminalreporter.write_line
+    terminalreporter.section("speed")
+    write(f"torch {torch.__version__}, {THREADS} thread(s), fp32 matrix product {gemm:.0f} GFLOP/s")
+    write(f"{'':<44}{'rate':>10} {'':<14}{'GFLOP/s':>8}{'of GEMM':>9}{'memory':>9}")
+    for row in ROWS:
+        arithmetic = f"{'-':>8}{'-':>9}"
+        if row.flops:
+            speed = row.rate * row.flops / 1e9
+            arithmetic = f"{speed:>8.1f}{speed / row.gemm:>9.0%}"
+        rate = f"{row.rate:,.0f}" if row.rate >= 100 else f"{row.rate:.1f}"
+        write(f"{row.name:<44}{rate:>10} {row.unit + '/s':<14}{arithmetic}{row.memory:>6.0f} MB")
+    for note in dict.fromkeys(row.note for row in ROWS if row.note):
+        write(note)
+    write("memory: peak of the whole process, Python and torch included")
