@@ -19,11 +19,12 @@ from ipd_lite.pipeline import METHODS, Pipeline, choose_device, run
 from ipd_lite.report import (
     format_table,
     gather_scores,
+    inside_arrays,
     inside_figures,
     score_figures,
     summarize,
 )
-from ipd_lite.runs import write_atomically, write_csv
+from ipd_lite.runs import load_tensors, save_tensors, write_atomically, write_csv
 from ipd_lite.tasks import get_task
 
 
@@ -49,7 +50,8 @@ def _figures(
 ) -> list[Path]:
     torch.set_num_threads(threads)
     pipeline = Pipeline(get_task(task), seed, config, out, choose_device(device))
-    return inside_figures(pipeline, out / "figures")
+    save_tensors(out / "inside.safetensors", inside_arrays(pipeline))
+    return inside_figures(load_tensors(out / "inside.safetensors")[0], out / "figures")
 
 
 def demo(
@@ -182,7 +184,8 @@ def study(
 
 
 def redraw(data: Path, out: Path) -> list[Path]:
-    """Draw the committed results again: score charts and tables from `data`/scores-*.csv.
+    """Draw the committed results again: score charts and tables from `data`/scores-*.csv, and what
+    happened inside one run from `data`/inside.safetensors (as `ipd-lite demo` leaves it).
 
     Raises:
         FileNotFoundError: there are no result files in `data`.
@@ -191,6 +194,8 @@ def redraw(data: Path, out: Path) -> list[Path]:
     if not files:
         raise FileNotFoundError(f"no scores-*.csv in {data}; run this in the repository's root")
     paths = []
+    if (data / "inside.safetensors").exists():
+        paths += inside_figures(load_tensors(data / "inside.safetensors")[0], out)
     for file in files:
         scores = pd.read_csv(file)
         paths += score_figures(scores, out, (".svg", ".png"))

@@ -106,8 +106,8 @@ class Continuations:
     def __len__(self) -> int:
         return len(self.start)
 
-    def select(self, keep: Tensor) -> Continuations:
-        """The continuations at `keep` (indices or mask)."""
+    def select(self, keep: Tensor | slice) -> Continuations:
+        """The continuations at `keep` (indices, mask or slice)."""
         return Continuations(**{name: value[keep] for name, value in vars(self).items()})
 
 

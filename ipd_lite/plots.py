@@ -219,6 +219,49 @@ def gain_by_threshold(
     return figure
 
 
+def overview(
+    walls: NDArray[np.bool_],
+    goal: Array,
+    paths: Sequence[Array],
+    returns: Array,
+    positions: Array,
+    learned: Array,
+    observations: Array,
+    uncertainty: Array,
+    recorded: Sequence[Array],
+    imagined: Sequence[Array],
+) -> Figure:
+    """The paper on one maze in four panels: data, V, U, imagined continuations."""
+    figure, axes = plt.subplots(1, 4, figsize=(14, 3.7))
+    for ax, title in zip(
+        axes,
+        (
+            "1  offline data, by return",
+            "2  V: how good is each place?",
+            "3  U: where is the model unsure?",
+            "4  recorded and imagined from there",
+        ),
+        strict=True,
+    ):
+        maze(ax, walls, goal)
+        ax.set(title=title, xlabel="", ylabel="", xticks=[], yticks=[])
+    lines = LineCollection(list(paths), array=returns, cmap=SEQUENTIAL, lw=0.7, alpha=0.7, zorder=2)
+    axes[0].add_collection(lines)
+    x, y = positions.T
+    axes[1].scatter(x, y, c=learned, s=13, marker="s", lw=0, cmap=SEQUENTIAL, zorder=1)
+    order = np.argsort(uncertainty)
+    x, y = observations[order, :2].T
+    axes[2].scatter(
+        x, y, c=np.log10(np.maximum(uncertainty[order], 1e-6)), s=6, lw=0, cmap="magma", zorder=2
+    )
+    for group, colour, line in ((recorded, GREY, "--"), (imagined, BLUE, "-")):
+        for path in group:
+            axes[3].plot(path[:, 0], path[:, 1], line, color=colour, lw=1.1, zorder=4)
+    for path in imagined:
+        axes[3].plot(*path[0], "o", color=ORANGE, ms=3, zorder=5)
+    return figure
+
+
 def score_chart(
     scores: pd.DataFrame,
     methods: Sequence[str],

@@ -10,6 +10,7 @@ import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -20,11 +21,14 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor
 
 from ipd_lite import diagnostics, plots
+from ipd_lite.data import OfflineDataset
 from ipd_lite.evaluate import bootstrap_interval, paired_interval
 from ipd_lite.pipeline import METHODS, Pipeline
-from ipd_lite.runs import write_atomically, write_csv
+from ipd_lite.runs import write_atomically
 from ipd_lite.world_model import calibrate_threshold
 
 QUANTILES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
@@ -130,83 +134,105 @@ def score_figures(scores: pd.DataFrame, folder: Path, suffixes: Sequence[str]) -
     return paths
 
 
-def inside_figures(pipeline: Pipeline, folder: Path) -> list[Path]:
-    """What happened inside one maze run, and the numbers behind it (inside.csv).
+def inside_arrays(pipeline: Pipeline) -> dict[str, Tensor]:
+    """Everything that the figures of one maze run show, as plain arrays.
 
     Raises:
         ValueError: the task is not a maze.
     """
-    plots.style()
     maze = diagnostics.maze_of(pipeline.task)
-    walls, goal = maze.walls, maze.goal
     data, discount = pipeline.dataset, pipeline.discount
-    drawn = {}
-
-    shown = data.select_episodes(torch.arange(min(600, data.episodes), device=data.device))
-    drawn["data"] = plots.data_by_return(
-        walls, goal, episode_paths(shown), shown.episode_returns.cpu().numpy(),
-        shown.terminated[shown.starts + shown.lengths - 1].cpu().numpy(),
-    )  # fmt: skip
-
+    shown = data.select_episodes(torch.arange(min(500, data.episodes), device=data.device))
     values = diagnostics.value_map(pipeline.task, pipeline.values, data, discount)
-    drawn["values"] = plots.value_maps(
-        walls, goal, values.positions, values.learned, values.exact, values.spearman
-    )
-
-    report = diagnostics.model_report(
+    model = diagnostics.model_report(
         pipeline.task, pipeline.world_model, pipeline.holdout, pipeline.seed
     )
-    drawn["uncertainty"] = plots.uncertainty_maps(
-        walls, goal, report.observations, report.uncertainty, report.error, report.auroc,
-        float(pipeline.threshold),
-    )  # fmt: skip
-    drawn["calibration"] = plots.calibration(report.standardized)
-
-    found, traces = diagnostics.replay(
-        pipeline.task, pipeline.continuations, data, pipeline.values, discount
+    few = pipeline.continuations.select(slice(0, 40))
+    _, traces = diagnostics.replay(
+        pipeline.task, few, data, pipeline.values, discount, count=len(few)
     )
-    few = pipeline.continuations.select(torch.arange(min(40, len(traces)), device=data.device))
-    length = int(few.actions.shape[1])
-    rows, valid = data.windows(few.start, length)
-    recorded = [
-        data.observations[r[v]].cpu().numpy() for r, v in zip(rows, valid, strict=True)
-    ]  # fmt: skip
-    imagined = [
-        o[: n + 1].cpu().numpy()
-        for o, n in zip(few.observations, few.length.tolist(), strict=True)
-    ]  # fmt: skip
-    drawn["continuations"] = plots.continuations(walls, goal, recorded, imagined, traces[:40])
-
+    rows, valid = data.windows(few.start, few.actions.shape[1])
     # Looser gates than the one in use need continuations that it would have stopped.
     loose = pipeline.attempt_without_gate()
-    found, _ = diagnostics.replay(pipeline.task, loose, data, pipeline.values, discount)
-    thresholds = np.array(
-        [float(calibrate_threshold(pipeline.world_model, pipeline.holdout, q)) for q in QUANTILES]
-    )
-    gains = diagnostics.gain_by_threshold(found, thresholds)
-    drawn["gain"] = plots.gain_by_threshold(
-        np.array(QUANTILES), *gains, chosen=pipeline.config.imagination.quantile
-    )
-    write_csv(
-        folder / "inside.csv",
-        [
-            {"quantity": "spearman of V with V*", "value": values.spearman},
-            {"quantity": "AUROC of U for the worst decile of error", "value": report.auroc},
-            *(
-                {"quantity": f"{kind} gain at quantile {q}", "value": float(v)}
-                for kind, column in zip(("imagined", "real"), gains[:2], strict=True)
-                for q, v in zip(QUANTILES, column, strict=True)
-            ),
-        ],
-    )
-    return [save_figure(figure, folder / f"{name}.png") for name, figure in drawn.items()]
+    replayed, _ = diagnostics.replay(pipeline.task, loose, data, pipeline.values, discount)
+    thresholds = [
+        float(calibrate_threshold(pipeline.world_model, pipeline.holdout, q)) for q in QUANTILES
+    ]
+    imagined, real, counts = diagnostics.gain_by_threshold(replayed, np.array(thresholds))
+    paths = [data.observations[r[v], :2].cpu().numpy() for r, v in zip(rows, valid, strict=True)]
+    dreams = [
+        o[: n + 1, :2].cpu().numpy() for o, n in zip(few.observations, few.length, strict=True)
+    ]
+    plain = {
+        "maze/walls": maze.walls,
+        "maze/goal": maze.goal,
+        "data/returns": shown.episode_returns.cpu().numpy(),
+        "data/terminated": shown.terminated[shown.starts + shown.lengths - 1].cpu().numpy(),
+        **_ragged("data/paths", episode_paths(shown)),
+        "values/positions": values.positions,
+        "values/learned": values.learned,
+        "values/exact": values.exact,
+        "values/spearman": np.array(values.spearman),
+        "model/observations": model.observations,
+        "model/uncertainty": model.uncertainty,
+        "model/error": model.error,
+        "model/standardized": model.standardized,
+        "model/auroc": np.array(model.auroc),
+        "model/threshold": np.array(float(pipeline.threshold)),
+        **_ragged("continuations/recorded", paths),
+        **_ragged("continuations/imagined", dreams),
+        **_ragged("continuations/replayed", [trace[:, :2] for trace in traces]),
+        "gain/quantiles": np.array(QUANTILES),
+        "gain/imagined": imagined,
+        "gain/real": real,
+        "gain/counts": counts,
+        "gain/chosen": np.array(pipeline.config.imagination.quantile),
+    }
+    return {
+        name: torch.as_tensor(np.asarray(array, np.float32 if array.dtype == np.float64 else None))
+        for name, array in plain.items()
+    }
 
 
-def episode_paths(data: object) -> list[np.ndarray]:
+def _ragged(name: str, paths: Sequence[NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Paths of different lengths as one array and their lengths."""
+    return {name: np.concatenate(paths), f"{name}/lengths": np.array([len(p) for p in paths])}
+
+
+def inside_figures(arrays: dict[str, Tensor], folder: Path, suffix: str = ".png") -> list[Path]:
+    """Draw what happened inside one maze run from the arrays of :func:`inside_arrays`."""
+    plots.style()
+    a = {name: tensor.numpy() for name, tensor in arrays.items()}
+    walls, goal = a["maze/walls"], a["maze/goal"]
+
+    def paths(name: str) -> list[NDArray[Any]]:
+        return np.split(a[name], np.cumsum(a[f"{name}/lengths"])[:-1])
+
+    data = (paths("data/paths"), a["data/returns"], a["data/terminated"])
+    maps = (a["values/positions"], a["values/learned"], a["values/exact"])
+    model = (a["model/observations"], a["model/uncertainty"], a["model/error"])
+    parts = [paths(f"continuations/{kind}") for kind in ("recorded", "imagined", "replayed")]
+    drawn = {
+        "data": plots.data_by_return(walls, goal, *data),
+        "values": plots.value_maps(walls, goal, *maps, float(a["values/spearman"])),
+        "uncertainty": plots.uncertainty_maps(
+            walls, goal, *model, float(a["model/auroc"]), float(a["model/threshold"])
+        ),
+        "calibration": plots.calibration(a["model/standardized"]),
+        "continuations": plots.continuations(walls, goal, *parts),
+        "gain": plots.gain_by_threshold(
+            a["gain/quantiles"], a["gain/imagined"], a["gain/real"], a["gain/counts"],
+            float(a["gain/chosen"]),
+        ),
+        "overview": plots.overview(
+            walls, goal, data[0], data[1], *maps[:2], *model[:2], parts[0], parts[1]
+        ),
+    }  # fmt: skip
+    return [save_figure(figure, folder / f"{name}{suffix}") for name, figure in drawn.items()]
+
+
+def episode_paths(data: OfflineDataset) -> list[NDArray[Any]]:
     """Positions (T + 1, 2) of every episode of a maze dataset."""
-    from ipd_lite.data import OfflineDataset
-
-    assert isinstance(data, OfflineDataset)
     paths = []
     for start, length in zip(data.starts.tolist(), data.lengths.tolist(), strict=True):
         rows = data.observations[start : start + length, :2]

@@ -196,7 +196,7 @@ def test_advantage_scale_ignores_offset_and_unit_of_the_rewards(
 def test_gradient_of_the_value_term_against_finite_differences(q_scale: str) -> None:
     torch.manual_seed(0)
     config = ValueConfig(width=8, depth=1, fourier_features=0, layer_norm=False)
-    values = Values(config, 3, 2).double()
+    values = Values(config, 3, 2).double().requires_grad_(False)
     batch = random_batch()
     observations = torch.randn(4, 3, 3, dtype=torch.float64)
 

@@ -1,0 +1,27 @@
+"""A short recording of the smallest maze, made once and stored where its task looks for it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+
+from ipd_lite.collect import collect
+from ipd_lite.config import Config
+from ipd_lite.data import OfflineDataset, load_task
+from ipd_lite.tasks import get_task
+
+TASK = "pointmaze-umaze"
+
+
+@lru_cache
+def umaze_data() -> OfflineDataset:
+    """Recorded into the session's folder of datasets, so not for tests with a folder of their own."""
+    task = get_task(TASK)
+    assert task.recipe is not None
+    collect(replace(task, recipe=replace(task.recipe, decisions=1_500)), progress=False)
+    return load_task(task)
+
+
+def smoke() -> Config:
+    """The smallest configuration of that task."""
+    return get_task(TASK).config("smoke")
