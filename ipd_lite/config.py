@@ -55,7 +55,7 @@ class ValueConfig:
     target_rate: float = 0.02
     q_networks: int = 5
     v_networks: int = 5
-    q_reduction: Literal["min", "mean"] = "mean"
+    q_reduction: Literal["min", "mean"] = "mean"  # PAPER SILENT
     """Twin Q and "min" are published; five of each and their means vary less between seeds."""
     clip_targets: bool = True
     """Keep bootstrapped targets inside the bounds that reward and discount imply."""
@@ -94,7 +94,7 @@ class WorldModelConfig:
     known_reward: bool = True
     known_termination: bool = True
     """Use the task's reward and termination functions where it has them, else learn heads."""
-    divergence: Literal["dual", "primal"] = "dual"
+    divergence: Literal["dual", "primal"] = "dual"  # PAPER SILENT
 
     def __post_init__(self) -> None:
         _require(self.members >= 2, "world_model.members", self.members, "at least 2")
@@ -117,7 +117,7 @@ class PlannerConfig:
     first_noise: float = 0.5
     """Standard deviation of the noise on a candidate's first action (action range is [-1, 1])."""
     later_noise: float = 0.1
-    top: int = 5
+    top: int = 5  # PAPER SILENT
     """The plan is the mean first action of this many best candidates (shooting, cem)."""
     temperature: float = 1.0
     """mppi: softmax temperature in units of the candidates' score deviation."""
@@ -143,14 +143,14 @@ class ImaginationConfig:
     starts: int = 6_000
     """Imagined continuations; scaled by the augmentation-amount ablation."""
     start_choice: Literal["suboptimal", "uniform"] = "suboptimal"
-    suboptimal_fraction: float = 0.5
+    suboptimal_fraction: float = 0.5  # PAPER SILENT
     """Steps whose shortfall lies in this upper fraction of the data count as suboptimal."""
     bootstrap_steps: int = 5
     """Steps of the bootstrapped return that V is compared with."""
     length: int = 15
     """Longest imagined continuation, in steps."""
     min_length: int = 2
-    quantile: float = 0.8
+    quantile: float = 0.8  # PAPER SILENT
     """Threshold of U: this quantile over held-out real (s, a)."""
     cumulative: bool = False
     """Gate the running sum of U (threshold times the steps so far) instead of each step's U."""
@@ -185,6 +185,7 @@ class DistillationConfig:
     gradient_clip: float = 1.0
     ema: float = 0.995
     """Decay of the averaged weights that act at evaluation (0 = no averaging)."""
+    # PAPER SILENT: what the token is in training, Q's scale, and which actions are regressed on.
     condition: Literal["value", "bootstrapped", "maximum", "return-to-go"] = "maximum"
     """Conditioning token in training; V(s) at inference (return-to-go: a hand-set target)."""
     alpha: float = 0.3

@@ -21,6 +21,7 @@ from ipd_lite.report import (
     gather_scores,
     inside_arrays,
     inside_figures,
+    inside_numbers,
     score_figures,
     summarize,
 )
@@ -143,6 +144,11 @@ def _unit(
     return failed
 
 
+def _numbers(task: str, seed: int, config: Config, out: Path, device: str) -> dict[str, float]:
+    torch.set_num_threads(1)
+    return inside_numbers(Pipeline(get_task(task), seed, config, out, choose_device(device)))
+
+
 def study(
     tasks: Sequence[str],
     methods: Sequence[str],
@@ -157,8 +163,9 @@ def study(
 ) -> list[str]:
     """Tasks x methods x seeds, resumable: finished runs are never repeated.
 
-    Writes `results/scores-<task>.csv`, from which `ipd-lite figures` draws. Every process has one
-    thread, so the numbers do not depend on how many run side by side.
+    Writes `results/scores-<task>.csv`, from which `ipd-lite figures` draws, and for mazes
+    `results/inside-<task>.csv`, the diagnostics of every seed. Every process has one thread, so the
+    numbers do not depend on how many run side by side.
 
     Returns:
         one line for every unit that failed.
@@ -177,9 +184,18 @@ def study(
         bar = tqdm(parallel(jobs), total=len(jobs), desc="study", unit="unit", disable=not progress)
         for found in bar:
             failed += found
-    if results:
-        for task_name, group in gather_scores(out).groupby("task", sort=False):
-            write_csv(results / f"scores-{task_name}.csv", group)
+    if results is None:
+        return failed
+    for task_name, group in gather_scores(out).groupby("task", sort=False):
+        write_csv(results / f"scores-{task_name}.csv", group)
+    for name in tasks:
+        if get_task(name).recipe is None:
+            continue
+        config = get_task(name).config(preset)
+        rows = Parallel(n_jobs=workers)(
+            delayed(_numbers)(name, seed, config, out, device) for seed in seeds
+        )
+        write_csv(results / f"inside-{name}.csv", rows)
     return failed
 
 

@@ -120,6 +120,7 @@ def iql_loss(
 
     Q's target is r + discount * (1 - terminated) * V(s'); truncation does not stop it.
     """
+    # PAPER SILENT: the order of the updates; see the module's docstring.
     size = len(batch.rewards)
     both = values.features(torch.cat([batch.observations, batch.next_observations]))
     encoded = both[:size]

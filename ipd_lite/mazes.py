@@ -9,19 +9,24 @@ to the goal can also be computed on a grid (:func:`solve_time_to_goal`), an orac
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections import deque
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, SupportsFloat, cast
 
 import gymnasium as gym
-import gymnasium_robotics
 import numpy as np
 import torch
-from gymnasium_robotics.envs.maze import maps
-from gymnasium_robotics.envs.maze.point_maze import PointMazeEnv
 from numpy.typing import NDArray
 from torch import Tensor
+
+# At every import, in every worker, Gymnasium-Robotics prints a notice about other environments.
+with contextlib.redirect_stderr(io.StringIO()):
+    import gymnasium_robotics
+    from gymnasium_robotics.envs.maze import maps
+    from gymnasium_robotics.envs.maze.point_maze import PointMazeEnv
 
 gym.register_envs(gymnasium_robotics)
 

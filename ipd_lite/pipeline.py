@@ -257,7 +257,7 @@ class Pipeline:
         filters = config.filter_suboptimal and uses_values
         parts: list[Any] = [config]
         rests_on: list[str] = []
-        if uses_values:
+        if uses_values or config.imagined_share > 0:  # imagination rests on the values too
             parts += [*self._values_parts, self.config.imagination]
             rests_on += ["values"]
         if config.imagined_share > 0:

@@ -27,6 +27,7 @@ from torch import Tensor
 from ipd_lite import diagnostics, plots
 from ipd_lite.data import OfflineDataset
 from ipd_lite.evaluate import bootstrap_interval, paired_interval
+from ipd_lite.iql import diagnose
 from ipd_lite.pipeline import METHODS, Pipeline
 from ipd_lite.runs import write_atomically
 from ipd_lite.world_model import calibrate_threshold
@@ -191,6 +192,33 @@ def inside_arrays(pipeline: Pipeline) -> dict[str, Tensor]:
     return {
         name: torch.as_tensor(np.asarray(array, np.float32 if array.dtype == np.float64 else None))
         for name, array in plain.items()
+    }
+
+
+def inside_numbers(pipeline: Pipeline) -> dict[str, float]:
+    """One row of inside-<task>.csv: how far the learned parts of one maze run can be trusted."""
+    data, discount = pipeline.dataset, pipeline.discount
+    found = diagnose(pipeline.values, data, discount)
+    values = diagnostics.value_map(pipeline.task, pipeline.values, data, discount)
+    model = diagnostics.model_report(
+        pipeline.task, pipeline.world_model, pipeline.holdout, pipeline.seed
+    )
+    replayed, _ = diagnostics.replay(
+        pipeline.task, pipeline.continuations, data, pipeline.values, discount
+    )
+    return {
+        "seed": pipeline.seed,
+        "spearman_v": round(values.spearman, 4),
+        "v_mean": round(found.v_mean, 3),
+        "monte_carlo_mean": round(found.monte_carlo_mean, 3),
+        "bound_violation": round(found.violation, 4),
+        "auroc_u": round(model.auroc, 4),
+        "threshold": round(float(pipeline.threshold), 4),
+        "accepted": pipeline.bookkeeping["accepted"],
+        "starts": pipeline.bookkeeping["starts"],
+        "imagined_gain": round(float(replayed.imagined.mean()), 3),
+        "replayed_gain": round(float(replayed.real.mean()), 3),
+        "replayed_distance_median": round(float(np.median(replayed.distance)), 3),
     }
 
 

@@ -107,7 +107,7 @@ class WorldModel(nn.Module):
         return self._disagreement(mean, log_variance)
 
     def _disagreement(self, mean: Tensor, log_variance: Tensor) -> Tensor:
-        states = slice(self.observations)
+        states = slice(self.observations)  # PAPER SILENT: the reward has no part in U
         return ensemble_divergence(mean[..., states], log_variance[..., states].exp(), self.divergence)
 
     def step(

@@ -15,7 +15,7 @@ TASK = "pointmaze-umaze"
 
 @lru_cache
 def umaze_data() -> OfflineDataset:
-    """Recorded into the session's folder of datasets, so not for tests with a folder of their own."""
+    """Recorded into the session's datasets: not for tests with a folder of their own."""
     task = get_task(TASK)
     assert task.recipe is not None
     collect(replace(task, recipe=replace(task.recipe, decisions=1_500)), progress=False)

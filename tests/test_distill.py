@@ -203,7 +203,7 @@ def test_gradient_of_the_value_term_against_finite_differences(q_scale: str) -> 
     def loss_at(predicted: Tensor, scale: str) -> tuple[Tensor, dict[str, Tensor]]:
         return distillation_loss(
             predicted, batch.actions, torch.zeros(4, 3), batch.valid,
-            values.q(observations, predicted), batch.baseline, 0.5, scale,
+            values.q(observations, predicted), batch.baseline, 50.0, scale,
         )  # fmt: skip
 
     predicted = batch.predicted.clone().requires_grad_(True)

@@ -76,7 +76,9 @@ def climb(observations: Tensor) -> Tensor:
     return torch.where(observations[:, :1] > 0, 0.6, -0.2)
 
 
-def plain_loop(task: Task, function: Callable[[Tensor], Tensor], config: EvaluationConfig) -> Rollouts:
+def plain_loop(
+    task: Task, function: Callable[[Tensor], Tensor], config: EvaluationConfig
+) -> Rollouts:
     """One environment, one episode after the other, one observation at a time."""
     env = task.make()
     space: Any = env.action_space

@@ -1,0 +1,413 @@
+"""The stages together: shared, repeatable, and killed anywhere without a trace in the numbers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+
+from ipd_lite import pipeline as pipeline_module
+from ipd_lite import runs
+from ipd_lite.config import Config, override
+from ipd_lite.data import load_minari, save_minari
+from ipd_lite.pipeline import METHODS, Pipeline, choose_device, evaluate_again, run
+from ipd_lite.runs import Checkpoint, Stage, load_tensors
+from ipd_lite.tasks import get_task
+from tests.helpers import Killed
+from tests.recorded import TASK, smoke, umaze_data
+
+COLUMNS = [
+    "task", "method", "seed", "checkpoint", "episodes", "return_mean", "score", "success",
+    "wall_seconds",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="module")
+def recorded() -> None:
+    umaze_data()
+
+
+@dataclass
+class Finished:
+    """A run that nothing interrupted."""
+
+    root: Path
+    scores: pd.DataFrame
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    root = tmp_path_factory.mktemp("uninterrupted")
+    return Finished(root, run_method(root))
+
+
+def run_method(
+    root: Path, method: str = "ipd", seed: int = 0, config: Config | None = None
+) -> pd.DataFrame:
+    return run(TASK, method, seed, config or smoke(), out=root, device="cpu")
+
+
+def results(root: Path, seed: int = 0) -> dict[str, dict[str, Tensor]]:
+    """Tensors of every finished stage by the name of its folder."""
+    stages = (root / TASK / "stages" / f"seed-{seed}").glob("*/result.safetensors")
+    return {path.parent.name: load_tensors(path)[0] for path in stages}
+
+
+def assert_same_results(first: Path, second: Path) -> None:
+    one, other = results(first), results(second)
+    assert one.keys() == other.keys()
+    for stage in one:
+        assert one[stage].keys() == other[stage].keys()
+        for name, tensor in one[stage].items():
+            assert torch.equal(tensor, other[stage][name]), f"{stage}: {name}"
+
+
+def assert_same_scores(first: pd.DataFrame, second: pd.DataFrame) -> None:
+    pd.testing.assert_frame_equal(
+        first.drop(columns="wall_seconds"), second.drop(columns="wall_seconds")
+    )
+
+
+def episodes(root: Path, method: str = "ipd") -> bytes:
+    return (root / TASK / method / "seed-0" / "episodes.csv").read_bytes()
+
+
+# -- killed and started again ---------------------------------------------------------------------
+
+
+class FrequentCheckpoint(Checkpoint):
+    """Saves every seven updates; the process dies right after the second save of `victim`."""
+
+    victim = ""
+    saves = 0
+
+    def __init__(self, path: Path | None, progress: bool = False) -> None:
+        super().__init__(path, every=7, log_every=1, progress=progress)
+
+    def _save(self, *args: Any) -> None:
+        super()._save(*args)
+        if self.stage == type(self).victim:
+            type(self).saves += 1
+            if type(self).saves == 2:
+                raise Killed
+
+
+def die_inside(victim: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FrequentCheckpoint, "victim", victim)
+    monkeypatch.setattr(FrequentCheckpoint, "saves", 0)
+    monkeypatch.setattr(runs, "Checkpoint", FrequentCheckpoint)
+
+
+def die_after(victim: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Stage.store
+
+    def store_and_die(self: Stage, *args: Any) -> None:
+        store(self, *args)
+        if self.name == victim:
+            raise Killed
+
+    monkeypatch.setattr(Stage, "store", store_and_die)
+
+
+def die_before(victim: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*args: Any, **kwargs: Any) -> None:
+        raise Killed
+
+    monkeypatch.setattr(pipeline_module, victim, killed)
+
+
+Death = Callable[[pytest.MonkeyPatch], None]
+DEATHS: dict[str, Death] = {
+    **{f"inside {s}": partial(die_inside, s) for s in ("values", "world model", "policy")},
+    **{
+        f"after {s}": partial(die_after, s)
+        for s in ("values", "world-model", "imagination", "policy")
+    },
+    **{f"before {f}": partial(die_before, f) for f in ("accept", "rollout", "write_csv")},
+}
+
+
+@pytest.mark.parametrize("death", DEATHS)
+def test_killed_run_ends_in_the_same_numbers(
+    death: str, finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        DEATHS[death](patched)
+        with pytest.raises(Killed):
+            run_method(tmp_path)
+    assert not (tmp_path / TASK / "ipd" / "seed-0" / "scores.csv").exists()
+    assert death.startswith("inside") == bool(list(tmp_path.rglob("partial.safetensors")))
+    scores = run_method(tmp_path)
+    assert_same_scores(scores, finished.scores)
+    assert_same_results(tmp_path, finished.root)
+    assert episodes(tmp_path) == episodes(finished.root)
+    assert not list(tmp_path.rglob("*partial*"))
+
+
+def test_process_killed_in_training_continues(tmp_path: Path) -> None:
+    """A real process, killed by a real signal, against an uninterrupted run in this process."""
+    # A checkpoint is saved after 2,000 updates.
+    changes = {"values.updates": 3_000, "values.batch_size": 8, "evaluation.episodes": 1}
+    command = [
+        sys.executable, "-m", "ipd_lite.cli", "run", "--task", TASK, "--method", "bc",
+        "--preset", "smoke", "--device", "cpu", "--threads", "1", "--quiet",
+        "--out", str(tmp_path / "killed"),
+        *(text for name, value in changes.items() for text in (f"--{name}", str(value))),
+    ]  # fmt: skip
+    root = Path(__file__).resolve().parents[1]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment}
+    process = subprocess.Popen(command, **quiet)
+    try:
+        deadline = time.monotonic() + 120
+        while not (partial_files := list(tmp_path.rglob("partial.safetensors"))):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert load_tensors(partial_files[0])[1]["step"] == 2_000
+    assert not results(tmp_path / "killed")
+    subprocess.run(command, check=True, **quiet)
+    scores = run_method(tmp_path / "whole", "bc", config=override(smoke(), changes))
+    assert_same_results(tmp_path / "killed", tmp_path / "whole")
+    found = pd.read_csv(tmp_path / "killed" / TASK / "bc" / "seed-0" / "scores.csv")
+    assert_same_scores(found, scores)
+
+
+# -- the same numbers, and only once --------------------------------------------------------------
+
+
+def test_same_seed_same_numbers_another_seed_others(finished: Finished, tmp_path: Path) -> None:
+    assert_same_scores(run_method(tmp_path), finished.scores)
+    assert_same_results(tmp_path, finished.root)
+    run_method(tmp_path, seed=1)
+    values = [
+        next(tensors for stage, tensors in results(tmp_path, seed).items() if "values" in stage)
+        for seed in (0, 1)
+    ]
+    name = "v_net.head.weight"
+    assert not torch.equal(values[0][name], values[1][name])
+
+
+def test_methods_share_their_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored: list[str] = []
+    store = Stage.store
+
+    def count(self: Stage, *args: Any) -> None:
+        stored.append(self.name)
+        store(self, *args)
+
+    monkeypatch.setattr(Stage, "store", count)
+    for method in METHODS:
+        run_method(tmp_path, method)
+    times = {name: stored.count(name) for name in set(stored)}
+    # By MPC and by greedy Q; IPD, without data, without Q, greedy Q, Decision Transformer.
+    expected = {"values": 1, "world-model": 1, "imagination": 2, "policy": 5, "cloning": 1}
+    assert times == expected
+    run_method(tmp_path, seed=1)
+    assert len(stored) == sum(expected.values()) + 4
+
+
+def test_finished_run_is_read_not_repeated(
+    finished: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for function in ("rollout", "train_values", "train_policy"):
+        die_before(function, monkeypatch)
+    pd.testing.assert_frame_equal(run_method(finished.root), finished.scores)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"values.expectile": 0.6},
+        {"values.discount": 0.95},
+        {"imagination.bootstrap_steps": 2},
+        {"imagination.quantile": 0.5},
+        {"world_model.divergence": "primal"},
+        {"planner.first_noise": 0.1},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+@pytest.mark.parametrize("condition", ["maximum", "return-to-go"])
+def test_policy_is_trained_anew_when_what_it_rests_on_changes(
+    change: dict[str, Any], condition: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where only the imagined data, not the loss, depends on the values."""
+    asked: list[Path] = []
+
+    class Asked(Exception):
+        pass
+
+    def ask(self: Stage) -> bool:
+        asked.append(self.folder)
+        raise Asked
+
+    monkeypatch.setattr(Stage, "done", property(ask))
+    base = override(
+        smoke(), {"distillation.condition": condition, "distillation.alpha": 0.0}
+    )
+    for config in (base, override(base, change)):
+        with pytest.raises(Asked):
+            _ = make_pipeline(tmp_path, config).policy
+    assert asked[0].name.startswith("policy-") and asked[0] != asked[1]
+
+
+def make_pipeline(root: Path, config: Config | None = None) -> Pipeline:
+    return Pipeline(get_task(TASK), 0, config or smoke(), root, torch.device("cpu"))
+
+
+def test_another_configuration_in_the_same_folder_is_an_error(finished: Finished) -> None:
+    other = override(smoke(), {"values.expectile": 0.8})
+    with pytest.raises(ValueError, match=r"another configuration.*choose another --out"):
+        run_method(finished.root, config=other)
+    shorter = umaze_data().select_episodes(torch.arange(10))
+    with pytest.raises(ValueError, match="other data"):
+        run(TASK, "ipd", 0, smoke(), out=finished.root, device="cpu", data=shorter)
+
+
+# -- what a run leaves behind -------------------------------------------------------------------
+
+
+def test_scores_follow_from_the_episodes(finished: Finished) -> None:
+    folder = finished.root / TASK / "ipd" / "seed-0"
+    scores = pd.read_csv(folder / "scores.csv")
+    assert list(scores.columns) == COLUMNS
+    assert scores["checkpoint"].tolist() == ["last", "best"]
+    table = pd.read_csv(folder / "episodes.csv")
+    assert len(table) == smoke().distillation.evaluations * smoke().evaluation.episodes
+    means = table.groupby("checkpoint")["return"].mean()
+    last, best = scores.iloc[0], scores.iloc[1]
+    assert last["return_mean"] == pytest.approx(means.iloc[-1], abs=1e-3)
+    assert best["return_mean"] == pytest.approx(means.max(), abs=1e-3)
+    assert best["score"] >= last["score"]
+    chosen = table[table["checkpoint"] == means.index[-1]]
+    assert last["success"] == chosen["success"].mean()
+    assert last["episodes"] == len(chosen)
+    task = get_task(TASK)
+    span = task.reference_max - task.reference_min
+    for _, row in scores.iterrows():
+        expected = 100 * (row["return_mean"] - task.reference_min) / span
+        assert row["score"] == pytest.approx(expected, abs=1e-3)
+
+
+def test_record_and_log_cover_every_stage(finished: Finished) -> None:
+    folder = finished.root / TASK / "ipd" / "seed-0"
+    record = json.loads((folder / "record.json").read_text())
+    assert set(record["seconds"]) == {
+        "values", "world-model", "imagination", "policy", "evaluation"
+    }  # fmt: skip
+    assert all(seconds > 0 for seconds in record["seconds"].values())
+    wall = finished.scores["wall_seconds"].iloc[0]
+    assert wall == pytest.approx(sum(record["seconds"].values()), abs=0.051)
+    book = record["imagination"]
+    assert book["starts"] == smoke().imagination.starts
+    assert set(pd.read_csv(folder / "log.csv")["stage"]) == {"values", "world-model", "policy"}
+    policy = load_tensors(folder / "policy.safetensors")[0]
+    stage = next(t for name, t in results(finished.root).items() if name.startswith("policy-"))
+    assert policy.keys() == stage.keys()
+    identity = json.loads((folder / "config.json").read_text())
+    assert identity["method"] == "ipd" and identity["config"]["preset"] == "smoke"
+
+
+def test_ablations_differ_in_what_their_name_says(tmp_path: Path) -> None:
+    for method, name, value, stages in [
+        ("dt", "condition", "return-to-go", {"policy"}),
+        ("ipd-noaug", "imagined_share", 0.0, {"policy", "values"}),
+        ("ipd-noq", "alpha", 0.0, {"policy", "values", "world", "imagination"}),
+    ]:
+        root = tmp_path / method
+        run_method(root, method)
+        config = json.loads((root / TASK / method / "seed-0" / "config.json").read_text())
+        assert config["config"]["distillation"][name] == value
+        assert {stage.split("-")[0] for stage in results(root)} == stages
+
+
+def test_evaluate_again_trains_and_overwrites_nothing(
+    finished: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = finished.root / TASK / "ipd" / "seed-0"
+    before = {p: p.read_bytes() for p in finished.root.rglob("*") if p.is_file()}
+    for function in ("train_values", "train_world_model", "imagine", "train_policy"):
+        die_before(function, monkeypatch)
+    same = evaluate_again(folder, smoke().evaluation.episodes, device="cpu")
+    assert_same_scores(same, finished.scores)
+    more = evaluate_again(folder, 6, device="cpu")
+    assert list(more.columns) == COLUMNS and more["episodes"].tolist() == [6, 6]
+    assert {p: p.read_bytes() for p in finished.root.rglob("*") if p.is_file()} == before
+    with pytest.raises(FileNotFoundError, match="no finished run"):
+        evaluate_again(folder.parent, 6)
+
+
+def test_augmented_data_survives_as_a_minari_dataset(finished: Finished, datasets: Path) -> None:
+    pipeline = make_pipeline(finished.root)
+    pipeline.data = umaze_data()
+    augmented = pipeline.augmented
+    assert 0 < int(augmented.imagined.sum()) < len(augmented)
+    save_minari(augmented, "test/augmented-v0", environment=get_task(TASK).environment)
+    found = load_minari("test/augmented-v0")
+    assert torch.equal(found.imagined, augmented.imagined)
+    assert found.fingerprint() == augmented.fingerprint()
+
+
+def test_imagined_share_of_zero_leaves_the_data_alone(tmp_path: Path) -> None:
+    pipeline = make_pipeline(tmp_path, override(smoke(), {"distillation.imagined_share": 0.0}))
+    assert pipeline.augmented is pipeline.dataset
+    assert not results(tmp_path)
+
+
+def test_best_return_is_the_target_unless_one_is_set(tmp_path: Path) -> None:
+    pipeline = make_pipeline(tmp_path)
+    best = max(
+        float(umaze_data().rewards[s : s + n].sum())
+        for s, n in zip(umaze_data().starts, umaze_data().lengths, strict=True)
+    )
+    assert pipeline_module.target_return(pipeline) == best
+    config = replace(smoke(), evaluation=replace(smoke().evaluation, target=-3.5))
+    assert pipeline_module.target_return(make_pipeline(tmp_path, config)) == -3.5
+
+
+@pytest.mark.parametrize(
+    ("method", "change", "message"),
+    [
+        ("nonsense", {}, "expected one of behaviour, bc"),
+        ("ipd", {"planner.candidates": 7}, "must be a multiple of world_model.elites"),
+    ],
+)
+def test_impossible_runs_are_refused_before_training(
+    method: str, change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises((KeyError, ValueError), match=message):
+        run_method(tmp_path, method, config=override(smoke(), change))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_absent_device_is_an_error() -> None:
+    assert choose_device("auto") == torch.device("cpu")
+    with pytest.raises(ValueError, match="use --device cpu"):
+        choose_device("cuda:1")
+
+
+def test_scores_of_unsuccessful_silence_are_unknown() -> None:
+    """Environments that do not report success leave NaN, not zero."""
+    rollouts = pipeline_module.Rollouts(
+        np.array([1.0, 2.0]), np.array([3, 3]), np.full(2, np.nan)
+    )
+    identity = {"task": "t", "method": "m", "seed": 0}
+    rows = pipeline_module._score_rows(identity, get_task(TASK), [rollouts], 1.0)
+    assert rows["success"].isna().all()
