@@ -20,8 +20,8 @@ test: install  ## the whole test suite
 bench: install  ## the benchmarks, with one readable table at the end
 	@$(BIN)/python -m pytest -q tests/benchmarks --benchmark-enable --benchmark-only --benchmark-quiet
 
-lab: install  ## JupyterLab with the notebooks
-	$(BIN)/jupyter lab notebooks
+lab: install  ## JupyterLab in this folder
+	$(BIN)/jupyter lab
 
 figures: install  ## draw every figure again from the saved results
 	$(BIN)/ipd-lite figures

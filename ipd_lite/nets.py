@@ -33,11 +33,14 @@ class Features(nn.Module):
         self.dimensions = list(dimensions) if fourier else []
         frequencies = torch.randn(len(self.dimensions), fourier if self.dimensions else 0)
         self.register_buffer("frequencies", 2 * math.pi * scale * frequencies)
+        # On the device: indexing with a list would copy it there at every call.
+        self.register_buffer("index", torch.tensor(self.dimensions).long(), persistent=False)
         self.width = width + 2 * self.frequencies.shape[1]
 
     mean: Tensor
     inverse: Tensor
     frequencies: Tensor
+    index: Tensor
 
     def fit(self, data: Tensor) -> None:
         """Normalize by the mean and deviation of data (N, D); constant inputs are only centred."""
@@ -49,7 +52,7 @@ class Features(nn.Module):
         normalized = (inputs - self.mean) * self.inverse
         if not self.dimensions:
             return normalized
-        angles = normalized[..., self.dimensions] @ self.frequencies
+        angles = normalized.index_select(-1, self.index) @ self.frequencies
         return torch.cat([normalized, angles.sin(), angles.cos()], dim=-1)
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ipd_lite.config import PRESETS, Config, as_dict, override, preset
 
-WRONG = {
+WRONG: dict[str, list[float]] = {
     "values.expectile": [0.0, 1.0, -0.1, 1.5],
     "values.discount": [-0.1, 1.0],
     "values.q_networks": [0],

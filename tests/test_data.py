@@ -229,10 +229,14 @@ bounds = st.tuples(st.floats(-100, 99), st.floats(0.1, 100)).map(lambda b: (b[0]
 
 
 @given(st.lists(bounds, min_size=1, max_size=4), st.integers(0, 1000))
-def test_unit_range_maps_bounds_to_one_and_back(limits: list[tuple[float, float]], seed: int) -> None:
+def test_unit_range_maps_bounds_to_one_and_back(
+    limits: list[tuple[float, float]], seed: int
+) -> None:
     low, high = (np.array(side) for side in zip(*limits, strict=True))
     space = Box(low, high, dtype=np.float64)
-    np.testing.assert_allclose(to_unit_range(np.stack([low, high]), space), [[-1.0], [1.0]] * np.ones(len(low)))
+    np.testing.assert_allclose(
+        to_unit_range(np.stack([low, high]), space), [[-1.0], [1.0]] * np.ones(len(low))
+    )
     inside = np.random.default_rng(seed).uniform(low, high, (5, len(low)))
     unit = to_unit_range(inside, space)
     assert (np.abs(unit) <= 1 + 1e-12).all()

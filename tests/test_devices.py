@@ -75,11 +75,13 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
     """A device without content; what cannot exist on it is replaced by its nearest relative."""
     monkeypatch.setattr(torch, "Generator", HostGenerator)
     monkeypatch.setattr(nn.Module, "to", moved)
+    # Copies of fake tensors stay in the same mode.
+    monkeypatch.setattr(FakeTensorMode, "__deepcopy__", lambda mode, memo: mode, raising=False)
     for name in ("Adam", "AdamW"):
         optimizer = getattr(torch.optim, name)
 
         def unfused(*args: Any, kind: Any = optimizer, **kwargs: Any) -> torch.optim.Optimizer:
-            return kind(*args, **{**kwargs, "fused": False})  # type: ignore[no-any-return]
+            return kind(*args, **{**kwargs, "fused": False})
 
         monkeypatch.setattr(torch.optim, name, unfused)
     # The only decision that planning takes on the host: whether enough scores are finite.
@@ -171,9 +173,7 @@ def planning_model(values: Values, model: WorldModel, generator: torch.Generator
 
 def networks(device: torch.device) -> tuple[Values, WorldModel]:
     values = Values(VALUES, STATE, ACTION, TASK.position_dimensions)
-    model = WorldModel(
-        MODEL, STATE, ACTION, TASK.position_dimensions, TASK.reward, TASK.terminated
-    )
+    model = WorldModel(MODEL, STATE, ACTION, TASK.position_dimensions, TASK.reward, TASK.terminated)
     for network in (values, model):
         network.to(device).eval().requires_grad_(False)
     return values, model
@@ -272,7 +272,7 @@ def test_training_on_the_gpu_repeats_itself_and_stays_finite(stage: Any) -> None
         assert tensor.isfinite().all()
         torch.testing.assert_close(tensor, again.state_dict()[name])
     if stage is train_values:
-        assert diagnose(one, data, config.discount).violation < 10
+        assert diagnose(one, data, VALUES.discount).violation < 10
 
 
 @pytest.mark.gpu

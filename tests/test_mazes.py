@@ -198,7 +198,7 @@ def test_reset_cell_can_be_chosen(umaze: gym.Env[Any, Any]) -> None:
 
 def test_episode_ends_on_arrival_or_at_the_limit(umaze: gym.Env[Any, Any]) -> None:
     goal = geometry("umaze").goal
-    put_ball(umaze, goal + [GOAL_RADIUS + 0.04, 0.0], np.zeros(2))
+    put_ball(umaze, goal + np.array([GOAL_RADIUS + 0.04, 0.0]), np.zeros(2))
     rewards, over = 0.0, False
     while not over:
         observation, reward, terminated, over, info = umaze.step(np.array([-1.0, 0.0]))
@@ -250,9 +250,7 @@ def layers(env: gym.Env[Any, Any]) -> list[str]:
 def test_recovered_environment_is_wrapped_once_and_behaves_the_same(datasets: object) -> None:
     task = get_task("pointmaze-umaze")
     episode = Episode(np.zeros((2, 4)), np.zeros((1, 2)), -np.ones(1), False)
-    save_minari(
-        from_episodes([episode], task.dataset), task.dataset, environment=task.environment
-    )
+    save_minari(from_episodes([episode], task.dataset), task.dataset, environment=task.environment)
     ours, theirs = task.make(), minari.load_dataset(task.dataset).recover_environment()
     assert layers(theirs) == layers(ours)
     assert layers(theirs).count("ActionRepeat") == layers(theirs).count("ReachGoal") == 1

@@ -247,7 +247,9 @@ def test_missing_episode_is_an_error(stored: Path) -> None:
 def test_nan_inside_the_file_is_located(stored: Path) -> None:
     with h5py.File(stored / "main_data.hdf5", "a") as file:
         file["episode_1"]["rewards"][2] = np.nan
-    with pytest.raises(DataError, match="test/small-v0, episode 1: rewards is not finite at step 2"):
+    with pytest.raises(
+        DataError, match="test/small-v0, episode 1: rewards is not finite at step 2"
+    ):
         load_minari("test/small-v0")
 
 
@@ -297,7 +299,5 @@ def test_environment_bounds_survive_the_round_trip(datasets: Path) -> None:
     dataset = from_episodes([episode], "test/pendulum-v0")
     save_minari(dataset, "test/pendulum-v0", environment="Pendulum-v1")
     with h5py.File(local_path("test/pendulum-v0") / "main_data.hdf5") as file:
-        np.testing.assert_allclose(
-            file["episode_0"]["actions"][:], 2 * episode.actions, rtol=1e-6
-        )
+        np.testing.assert_allclose(file["episode_0"]["actions"][:], 2 * episode.actions, rtol=1e-6)
     torch.testing.assert_close(load_minari("test/pendulum-v0").actions, dataset.actions)

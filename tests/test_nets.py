@@ -35,7 +35,9 @@ def member_by_member(net: EnsembleMLP, inputs: Tensor, layer_norm: bool) -> Tens
             linear.bias.data = layer.bias[member, 0]
             x = linear(x)
             if layer is not net.head:
-                x = F.relu(nn.LayerNorm(width_out, elementwise_affine=False)(x) if layer_norm else x)
+                x = F.relu(
+                    nn.LayerNorm(width_out, elementwise_affine=False)(x) if layer_norm else x
+                )
         results.append(x)
     return torch.stack(results)
 
@@ -55,9 +57,7 @@ def test_ensemble_equals_separate_networks(
     torch.manual_seed(0)
     net = EnsembleMLP(members, inputs, outputs, 6, depth, layer_norm=layer_norm)
     x = torch.randn(batch, inputs) if shared else torch.randn(members, batch, inputs)
-    torch.testing.assert_close(
-        net(x), member_by_member(net, x, layer_norm), rtol=1e-4, atol=1e-5
-    )
+    torch.testing.assert_close(net(x), member_by_member(net, x, layer_norm), rtol=1e-4, atol=1e-5)
 
 
 def test_members_do_not_touch_each_other() -> None:
@@ -146,6 +146,8 @@ def test_cosine_rate_runs_from_peak_to_final_fraction() -> None:
 
 
 def test_set_learning_rate_reaches_every_group() -> None:
-    optimizer = torch.optim.SGD([{"params": [nn.Parameter(torch.zeros(1))]} for _ in range(2)], lr=1)
+    optimizer = torch.optim.SGD(
+        [{"params": [nn.Parameter(torch.zeros(1))]} for _ in range(2)], lr=1
+    )
     set_learning_rate(optimizer, 0.25)
     assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]

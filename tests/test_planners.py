@@ -44,7 +44,9 @@ def riccati_actions(states: Tensor) -> Tensor:
         curvature = EFFORT * torch.eye(2) + DISCOUNT * PUSH.T @ cost_to_go @ PUSH
         gain = DISCOUNT * torch.linalg.solve(curvature, PUSH.T @ cost_to_go @ DRIFT)
         closed = DRIFT - PUSH @ gain
-        cost_to_go = torch.eye(2) + EFFORT * gain.T @ gain + DISCOUNT * closed.T @ cost_to_go @ closed
+        cost_to_go = (
+            torch.eye(2) + EFFORT * gain.T @ gain + DISCOUNT * closed.T @ cost_to_go @ closed
+        )
     return -states @ gain.T
 
 
@@ -259,7 +261,7 @@ def test_rows_are_candidates_outermost() -> None:
 def test_scores_equal_a_loop(
     seed: int, candidates: int, count: int, horizon: int, given_actions: bool
 ) -> None:
-    """Rewards up to the terminal step, then nothing; else the discounted value of the last state."""
+    """Rewards up to the terminal step, then nothing; else the value of the last state."""
 
     def step(states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         following = moved(states, actions)
@@ -310,9 +312,14 @@ def test_nothing_after_the_terminal_step_counts(broken: str) -> None:
 
 def test_mppi_temperature_runs_from_the_best_to_the_mean() -> None:
     generator = torch.Generator().manual_seed(0)
-    actions, scores = torch.randn(20, 3, 4, 2, generator=generator), torch.randn(20, 3, generator=generator)
+    actions, scores = (
+        torch.randn(20, 3, 4, 2, generator=generator),
+        torch.randn(20, 3, generator=generator),
+    )
     cold, _ = mppi_refit(actions, scores, PlannerConfig(temperature=1e-4))
-    torch.testing.assert_close(cold, torch.stack([actions[scores[:, b].argmax(), b] for b in range(3)]))
+    torch.testing.assert_close(
+        cold, torch.stack([actions[scores[:, b].argmax(), b] for b in range(3)])
+    )
     warm, deviation = mppi_refit(actions, scores, PlannerConfig(temperature=1e6))
     torch.testing.assert_close(warm, actions.mean(0), atol=1e-4, rtol=0)
     torch.testing.assert_close(deviation, actions.std(0, correction=0), atol=1e-4, rtol=0)
@@ -320,7 +327,10 @@ def test_mppi_temperature_runs_from_the_best_to_the_mean() -> None:
 
 def test_mppi_does_not_care_about_the_scale_of_scores() -> None:
     generator = torch.Generator().manual_seed(0)
-    actions, scores = torch.randn(20, 3, 4, 2, generator=generator), torch.randn(20, 3, generator=generator)
+    actions, scores = (
+        torch.randn(20, 3, 4, 2, generator=generator),
+        torch.randn(20, 3, generator=generator),
+    )
     one, other = (mppi_refit(actions, s, PlannerConfig())[0] for s in (scores, 1e3 * scores - 1e4))
     torch.testing.assert_close(one, other, atol=1e-3, rtol=0)
 

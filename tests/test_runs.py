@@ -264,7 +264,8 @@ def test_numbers_that_explode_stop_the_stage_by_name(
     stage: Callable[..., nn.Module], field: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = small_dataset()
-    huge = replace(data, **{field: torch.full_like(getattr(data, field), torch.inf)})
+    infinite: dict[str, Any] = {field: torch.full_like(getattr(data, field), torch.inf)}
+    huge = replace(data, **infinite)
     monkeypatch.setattr("tests.test_runs.small_dataset", lambda: huge)
     name = "values" if stage is values_stage else "world model"
     with pytest.raises(FloatingPointError, match=f"stage {name}, update 0: .* is not finite"):

@@ -37,9 +37,7 @@ def test_bootstrapped_return_equals_a_loop(
 ) -> None:
     terminated, last = marks(episodes)
     generator = torch.Generator().manual_seed(seed)
-    rewards, values, following = torch.randn(
-        3, len(last), generator=generator, dtype=torch.float64
-    )
+    rewards, values, following = torch.randn(3, len(last), generator=generator, dtype=torch.float64)
     found = bootstrapped_returns(rewards, terminated, last, values, following, steps, discount)
     start = 0
     for length, terminates in episodes:

@@ -58,7 +58,7 @@ def test_the_future_does_not_leak(fused: bool, step: int) -> None:
 @LAYOUTS
 @pytest.mark.parametrize("name", ["conditions", "observations", "actions", "timesteps"])
 def test_everything_up_to_now_is_seen(fused: bool, name: str) -> None:
-    """The last prediction depends on every earlier entry, and on the present ones but the action."""
+    """The last prediction depends on every entry so far but the action that it predicts."""
     model, now = policy(fused), windows(4, 6)
     reference = model(*now)[:, -1]
     for step in range(6):
@@ -94,7 +94,9 @@ def test_shapes(
         observations, actions, context=4, width=8, layers=layers, heads=2, fused=fused
     )
     data = windows(batch, steps, observations=observations)
-    found = model(data.conditions, data.observations, torch.zeros(batch, steps, actions), data.timesteps)
+    found = model(
+        data.conditions, data.observations, torch.zeros(batch, steps, actions), data.timesteps
+    )
     assert found.shape == (batch, steps, actions)
     assert found.abs().max() < 1
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.distributions import Independent, Normal, kl_divergence
+from torch.distributions import Distribution, Independent, Normal, kl_divergence
 
 from ipd_lite.uncertainty import (
     dual_divergence,
@@ -24,11 +24,11 @@ BOTH = pytest.mark.parametrize("divergence", [dual_divergence, primal_divergence
 KINDS = {"dual": dual_divergence, "primal": primal_divergence}
 
 
-def gaussian(mean: Tensor, variance: Tensor) -> Independent:
+def gaussian(mean: Tensor, variance: Tensor) -> Distribution:
     return Independent(Normal(mean, variance.sqrt()), 1)
 
 
-def geometric_mean(m1: Tensor, v1: Tensor, m2: Tensor, v2: Tensor) -> Independent:
+def geometric_mean(m1: Tensor, v1: Tensor, m2: Tensor, v2: Tensor) -> Distribution:
     """sqrt(N1 N2), normalized: precisions and precision-weighted means are averaged."""
     precision = (1 / v1 + 1 / v2) / 2
     return gaussian((m1 / v1 + m2 / v2) / 2 / precision, 1 / precision)

@@ -22,13 +22,13 @@ def mlp(inputs: int, width: int, depth: int, outputs: int, needs: str = "train")
 
 
 def iql_update(
-    observations: int, actions: int, width: int, depth: int, batch: int, twins: int = 2
+    observations: int, actions: int, width: int, depth: int, batch: int, twins: int = 2, vs: int = 1
 ) -> int:
     """Q and V and the policy trained, the target Q and V(s') evaluated."""
     q = dict(inputs=observations + actions, width=width, depth=depth, outputs=1)
     v = dict(inputs=observations, width=width, depth=depth, outputs=1)
     per_row = twins * (mlp(**q) + mlp(**q, needs="forward"))
-    per_row += mlp(**v) + mlp(**v, needs="forward")
+    per_row += vs * (mlp(**v) + mlp(**v, needs="forward"))
     per_row += mlp(observations, width, depth, actions)
     return batch * per_row
 
@@ -45,6 +45,7 @@ def transformer_update(
     q_width: int,
     q_depth: int,
     twins: int = 2,
+    q_features: int | None = None,
 ) -> int:
     """Forward and backward of the policy, plus Q and its gradient by the action."""
     tokens = batch * steps * (1 if fused else 3)
@@ -54,7 +55,7 @@ def transformer_update(
     embedding = 2 * width * (1 + observations + actions)
     head = 2 * width * actions
     policy = 3 * (tokens * layers * block + batch * steps * head) + 2 * batch * steps * embedding
-    q = mlp(observations + actions, q_width, q_depth, 1, needs="input")
+    q = mlp((q_features or observations) + actions, q_width, q_depth, 1, needs="input")
     return policy + batch * steps * twins * q
 
 

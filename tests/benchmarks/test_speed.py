@@ -17,6 +17,17 @@ from ipd_lite.world_model import WorldModel, train_world_model
 from tests.benchmarks import flops
 
 LESSON = configs.preset("lesson")
+PUBLISHED_VALUES = configs.override(
+    LESSON.values,
+    {
+        "width": 256,
+        "q_networks": 2,
+        "v_networks": 1,
+        "q_reduction": "min",
+        "layer_norm": False,
+        "fourier_features": 0,
+    },
+)
 
 
 @pytest.fixture
@@ -44,10 +55,7 @@ def noise(observations: int, actions: int, episodes: int = 40, steps: int = 100)
 
 def test_iql(measure, repeat):
     """The published size: 11 observations, 3 actions, two hidden layers of 256."""
-    config = configs.override(
-        LESSON.values,
-        {"width": 256, "layer_norm": False, "fourier_features": 0, "updates": repeat(100)},
-    )
+    config = configs.override(PUBLISHED_VALUES, {"updates": repeat(100)})
     data = noise(11, 3)
     measure(
         "IQL, 2 x 256, batch 256",
@@ -62,10 +70,10 @@ def test_iql_lesson(measure, repeat):
     data = noise(4, 2)
     features = 4 + 2 * config.fourier_features
     measure(
-        "IQL, lesson preset (2 x 64)",
+        f"IQL, lesson preset ({config.depth} x {config.width}, {config.q_networks} Q)",
         lambda: train_values(data, config, seed=0, position_dimensions=(0, 1)),
         config.updates,
-        flops=flops.iql_update(features, 2, 64, 2, 256),
+        flops=flops.iql_update(features, 2, 64, 2, 256, config.q_networks, config.v_networks),
     )
 
 
@@ -84,10 +92,7 @@ def test_transformer(measure, repeat, fused):
         },
     )
     data = noise(17, 6)
-    q_config = configs.override(
-        LESSON.values, {"width": 256, "layer_norm": False, "fourier_features": 0}
-    )
-    values = Values(q_config, 17, 6).eval().requires_grad_(False)
+    values = Values(PUBLISHED_VALUES, 17, 6).eval().requires_grad_(False)
     lessons = prepare_lessons(data, values, config, 0.99, bootstrap_steps=5)
     measure(
         f"transformer, {'one fused token' if fused else 'three tokens'} a step",
@@ -106,9 +111,18 @@ def test_transformer_lesson(measure, repeat):
     lessons = prepare_lessons(data, values, config, 0.99, bootstrap_steps=5)
     features = 4 + 2 * LESSON.values.fourier_features
     count = flops.transformer_update(
-        4, 2, batch=64, steps=5, width=64, layers=1, fused=True, q_width=64, q_depth=2
+        4,
+        2,
+        batch=64,
+        steps=5,
+        width=64,
+        layers=1,
+        fused=True,
+        q_width=64,
+        q_depth=2,
+        twins=LESSON.values.q_networks,
+        q_features=features,
     )
-    count += 64 * 5 * 2 * 4 * (features - 4) * 64  # Q's inputs have Fourier features
     measure(
         "transformer, lesson preset",
         lambda: train_policy(lessons, values, config, seed=0, episode_steps=100),
@@ -159,10 +173,7 @@ def test_planning(measure, repeat):
     """1,000 states, 64 candidates, 5 steps ahead; each candidate follows one of four elites."""
     states = torch.randn(repeat(1000, 10), 17)
     config = configs.override(LESSON.planner, {"candidates": 64, "horizon": 5})
-    value_config = configs.override(
-        LESSON.values, {"width": 256, "layer_norm": False, "fourier_features": 0}
-    )
-    values = Values(value_config, 17, 6).eval().requires_grad_(False)
+    values = Values(PUBLISHED_VALUES, 17, 6).eval().requires_grad_(False)
     world_model = WorldModel(big_world_model_config(), 17, 6).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
     model = planning_model(values, world_model, config, 0.99, generator)
@@ -190,7 +201,8 @@ def test_planning_lesson(measure, repeat):
     features = 2 * LESSON.values.fourier_features
     count = flops.mlp(6 + features, 64, 3, 8, needs="forward")
     count += flops.mlp(4, 64, 2, 2, needs="forward")
-    count += flops.mlp(4 + features, 64, 2, 1, needs="forward") // horizon
+    critics = LESSON.values.v_networks
+    count += critics * flops.mlp(4 + features, 64, 2, 1, needs="forward") // horizon
     measure(
         "planning, lesson preset",
         lambda: plan_in_chunks(states, model, LESSON.planner, generator),

@@ -1,0 +1,305 @@
+"""The command line: every option reaches the run, every mistake is one helpful line."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pandas as pd
+import pytest
+import torch
+
+import ipd_lite.cli
+from ipd_lite.cli import main
+from ipd_lite.config import as_dict
+from ipd_lite.data import load_task
+from ipd_lite.tasks import TASKS, get_task
+from tests.recorded import TASK, smoke, umaze_data
+
+
+@pytest.fixture
+def recorded() -> None:
+    umaze_data()
+
+
+def run_arguments(out: Path, *more: str, method: str = "behaviour") -> list[str]:
+    return [
+        "run", "--task", TASK, "--method", method, "--preset", "smoke", "--device", "cpu",
+        "--quiet", "--out", str(out), *more,
+    ]  # fmt: skip
+
+
+def test_script_points_here() -> None:
+    project = Path(__file__).resolve().parents[1] / "pyproject.toml"
+    scripts = tomllib.loads(project.read_text())["project"]["scripts"]
+    assert scripts == {"ipd-lite": f"{ipd_lite.cli.__name__}:{main.__name__}"}
+
+
+@pytest.mark.parametrize("command", ["demo", "run", "evaluate", "collect", "tasks", "figures"])
+def test_help_of_every_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    printed = capsys.readouterr().out
+    assert f"ipd-lite {command}" in printed
+    assert ("--values.expectile" in printed) == (command in ("demo", "run"))
+
+
+def test_help_shows_the_defaults_of_preset_and_task(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = []
+    for preset in ("smoke", "paper"):
+        with pytest.raises(SystemExit):
+            main(["run", "--preset", preset, "--task", TASK, "--help"])
+        shown.append(capsys.readouterr().out)
+    assert f"(default: {get_task(TASK).config('smoke').world_model.members})" in shown[0]
+    assert f"(default: {get_task(TASK).config('paper').imagination.starts})" in shown[1]
+    assert shown[0] != shown[1]
+
+
+# -- run -------------------------------------------------------------------------------------------
+
+
+def test_run_prints_its_scores_and_its_folder(
+    recorded: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(run_arguments(tmp_path)) == 0
+    printed = capsys.readouterr()
+    folder = tmp_path / TASK / "behaviour" / "seed-0"
+    scores = pd.read_csv(folder / "scores.csv")
+    assert f"{scores['score'].iloc[0]:g}" in printed.out and str(folder) in printed.out
+    assert printed.err == ""
+
+
+def other_values(config: Any, prefix: str = "") -> dict[str, Any]:
+    """A valid value other than the present one for every field of a nested configuration."""
+    result: dict[str, Any] = {}
+    hints = get_type_hints(type(config))
+    for item in fields(config):
+        name, value = prefix + item.name, getattr(config, item.name)
+        if is_dataclass(value):
+            result |= other_values(value, name + ".")
+        elif name == "preset":
+            continue
+        elif isinstance(value, bool):
+            result[name] = not value
+        elif isinstance(value, str):
+            result[name] = next(choice for choice in get_args(hints[item.name]) if choice != value)
+        elif isinstance(value, int):
+            result[name] = 2 * value
+        else:
+            result[name] = 1.5 if value is None else round(0.8 * value + 0.03, 6)
+    return result
+
+
+def flag(name: str, value: Any) -> list[str]:
+    if isinstance(value, bool):
+        section, _, field = name.rpartition(".")
+        return [f"--{section}.{'' if value else 'no-'}{field.replace('_', '-')}"]
+    return [f"--{name.replace('_', '-')}", str(value)]
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        inner = isinstance(value, dict)
+        result |= flatten(value, f"{prefix}{key}.") if inner else {prefix + key: value}
+    return result
+
+
+def test_every_config_field_can_be_set(recorded: None, tmp_path: Path) -> None:
+    wanted = other_values(smoke())
+    assert len(wanted) > 70
+    arguments = [text for name, value in wanted.items() for text in flag(name, value)]
+    assert main(run_arguments(tmp_path, *arguments)) == 0
+    folder = tmp_path / TASK / "behaviour" / "seed-0"
+    found = flatten(json.loads((folder / "config.json").read_text())["config"])
+    assert found == {"preset": "smoke", **wanted}
+    assert not set(wanted.items()) & set(flatten(as_dict(smoke())).items())
+
+
+def test_a_single_field_keeps_the_others_of_the_preset(recorded: None, tmp_path: Path) -> None:
+    assert main(run_arguments(tmp_path, "--values.expectile", "0.8", "--seed", "3")) == 0
+    folder = tmp_path / TASK / "behaviour" / "seed-3"
+    found = flatten(json.loads((folder / "config.json").read_text())["config"])
+    assert found == {**flatten(as_dict(smoke())), "values.expectile": 0.8}
+
+
+def test_evaluate_takes_the_folder_of_a_run(
+    recorded: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(run_arguments(tmp_path, method="bc")) == 0
+    capsys.readouterr()
+    folder = tmp_path / TASK / "bc" / "seed-0"
+    arguments = ["evaluate", str(folder), "--episodes", "3", "--device", "cpu", "--quiet"]
+    assert main(arguments) == 0
+    header, *rows = capsys.readouterr().out.splitlines()[:3]
+    assert "return_mean" in header and [row.split()[4] for row in rows] == ["3", "3"]
+
+
+# -- the other commands ----------------------------------------------------------------------------
+
+
+def test_tasks_says_which_data_is_here(
+    datasets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["tasks"]) == 0
+    printed = capsys.readouterr().out
+    for name in TASKS:
+        assert f"no: ipd-lite collect {name}" in printed
+    (datasets / "ipd-lite" / f"{TASK}-v0" / "data").mkdir(parents=True)
+    assert main(["tasks"]) == 0
+    assert f"no: ipd-lite collect {TASK}\n" not in capsys.readouterr().out.replace("  ", "\n")
+
+
+def test_collect_makes_the_data_once(
+    datasets: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = get_task(TASK)
+    assert task.recipe is not None
+    short = type(task.recipe)(maze="umaze", decisions=60)
+    monkeypatch.setitem(TASKS, TASK, type(task)(**{**vars(task), "recipe": short}))
+    assert main(["collect", TASK, "--quiet"]) == 0
+    data = load_task(get_task(TASK))
+    printed = capsys.readouterr().out
+    assert f"{data.episodes} episodes, {len(data)} transitions" in printed
+    assert main(["collect", TASK, "--quiet"]) == 1
+    assert "--replace" in capsys.readouterr().err
+    assert main(["collect", TASK, "--quiet", "--replace"]) == 0
+
+
+def test_figures_draws_committed_results_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    data.mkdir()
+    rows = [
+        {"task": TASK, "method": method, "seed": seed, "checkpoint": label, "episodes": 4,
+         "return_mean": -20.0, "score": 50.0 + seed, "success": 1.0, "wall_seconds": 1.0}
+        for method in ("iql", "ipd") for seed in (0, 1) for label in ("last", "best")
+    ]  # fmt: skip
+    pd.DataFrame(rows).to_csv(data / "scores-test.csv", index=False)
+    assert main(["figures", "--data", str(data), "--out", str(out)]) == 0
+    printed = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    assert sorted(path.name for path in printed) == [
+        f"scores-{TASK}.png", f"scores-{TASK}.svg", "scores-test.md"
+    ]  # fmt: skip
+    assert all(path.stat().st_size > 0 for path in printed)
+    assert "| 50.5 [50.0, 51.0] |" in (out / "scores-test.md").read_text()
+
+
+# -- mistakes --------------------------------------------------------------------------------------
+
+
+def failure(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that a failing command prints."""
+    assert main(arguments) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    (line,) = printed.err.splitlines()
+    assert line.startswith("ipd-lite: ")
+    return line
+
+
+@pytest.mark.parametrize(
+    ("change", "remedy"),
+    [
+        (["--task", "pointmaze-huge"], "expected one of pointmaze-umaze"),
+        (["--method", "magic"], "expected one of behaviour, bc"),
+        (["--preset", "huge"], "expected one of smoke, lesson, paper"),
+        (["--device", "abacus"], "cpu"),
+        (["--planner.candidates", "7"], "must be a multiple of world_model.elites = 3"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_mistakes_are_one_line_with_the_remedy(
+    change: list[str],
+    remedy: str,
+    recorded: None,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = run_arguments(tmp_path)
+    if change[0] in arguments:
+        arguments[arguments.index(change[0]) + 1] = change[1]
+    else:
+        arguments += change
+    assert remedy in failure(arguments, capsys)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_missing_cuda_is_one_line(
+    recorded: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = run_arguments(tmp_path)
+    arguments[arguments.index("cpu")] = "cuda"
+    assert "use --device cpu" in failure(arguments, capsys)
+
+
+def test_missing_data_says_how_to_make_it(
+    datasets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert f"`ipd-lite collect {TASK}`" in failure(run_arguments(tmp_path), capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "remedy"),
+    [
+        (["evaluate", "nowhere", "--quiet"], "runs/TASK/METHOD/seed-N"),
+        (["figures", "--data", "nowhere"], "no scores-*.csv in nowhere"),
+        (["collect", "pointmaze-huge"], "expected one of pointmaze-umaze"),
+    ],
+)
+def test_mistakes_of_the_other_commands(
+    arguments: list[str], remedy: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert remedy in failure(arguments, capsys)
+
+
+def test_another_configuration_in_the_same_folder_is_one_line(
+    recorded: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(run_arguments(tmp_path)) == 0
+    capsys.readouterr()
+    line = failure(run_arguments(tmp_path, "--evaluation.episodes", "2"), capsys)
+    assert "choose another --out" in line
+
+
+def test_debug_shows_where_it_happened(tmp_path: Path) -> None:
+    with pytest.raises(KeyError, match="unknown method"):
+        main(run_arguments(tmp_path, "--debug", method="magic"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--values.expectile", "much"], "--values.expectile"),
+        (["--values.expectile", "1.5"], "values.expectile = 1.5"),
+        (["--values.nonsense", "1"], "--values.nonsense"),
+        (["--planner.kind", "magic"], "--planner.kind"),
+    ],
+)
+def test_bad_values_name_the_option(
+    arguments: list[str], named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        status: Any = main(run_arguments(tmp_path, *arguments))
+    except SystemExit as stopped:
+        status = stopped.code
+    assert status != 0
+    printed = capsys.readouterr()
+    assert named in printed.err + printed.out and "Traceback" not in printed.err
+
+
+def test_interrupt_says_that_it_continues(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ipd_lite.pipeline.run", interrupted)
+    assert main(run_arguments(tmp_path)) == 130
+    assert "the same command continues" in capsys.readouterr().err
