@@ -69,6 +69,12 @@ class ValueConfig:
         _require(self.q_networks >= 1, "values.q_networks", self.q_networks, "at least 1")
         _require(self.v_networks >= 1, "values.v_networks", self.v_networks, "at least 1")
         _require(self.updates >= 1, "values.updates", self.updates, "at least 1")
+        _require(
+            1 <= self.evaluations <= self.updates,
+            "values.evaluations",
+            self.evaluations,
+            f"between 1 and values.updates ({self.updates})",
+        )
 
 
 @dataclass(frozen=True)
@@ -161,6 +167,7 @@ class ImaginationConfig:
     def __post_init__(self) -> None:
         _require(0 < self.quantile <= 1, "imagination.quantile", self.quantile, "0 < q <= 1")
         _require(self.length >= 1, "imagination.length", self.length, "at least 1")
+        _require(self.min_length >= 1, "imagination.min_length", self.min_length, "at least 1")
 
 
 @dataclass(frozen=True)
@@ -197,6 +204,21 @@ class DistillationConfig:
     """Share of a batch's windows drawn from imagined continuations."""
     evaluations: int = 3
     """Checkpoints that are evaluated, the last one included ("last" and "best" columns)."""
+
+    def __post_init__(self) -> None:
+        _require(self.context >= 1, "distillation.context", self.context, "at least 1")
+        _require(
+            0 <= self.imagined_share <= 1,
+            "distillation.imagined_share",
+            self.imagined_share,
+            "0 <= share <= 1",
+        )
+        _require(
+            1 <= self.evaluations <= self.updates,
+            "distillation.evaluations",
+            self.evaluations,
+            f"between 1 and distillation.updates ({self.updates})",
+        )
 
 
 @dataclass(frozen=True)

@@ -242,7 +242,8 @@ class TransformerActor:
 
     Args:
         values: gives V(s) for the token; None = `target` minus the rewards so far.
-        target: undiscounted return asked for at the start of an episode.
+        target: undiscounted return asked for at the start of an episode, in recorded units.
+        reward_scale: what rewards were multiplied by when the policy was trained.
     """
 
     def __init__(
@@ -252,11 +253,12 @@ class TransformerActor:
         values: Values | None = None,
         target: float | None = None,
         timestep: str = "window",
+        reward_scale: float = 1.0,
     ) -> None:
         if (values is None) == (target is None):
             raise ValueError("give either values (V(s) as condition) or a target return, not both")
         self.policy, self.values, self.timestep = policy, values, timestep
-        self.target = target
+        self.target, self.reward_scale = target, reward_scale
 
     def begin(self, slots: int) -> None:
         """Empty histories for `slots` parallel episodes."""
@@ -286,7 +288,10 @@ class TransformerActor:
             history[full] = history[full].roll(-1, dims=1)
         self.length[rows] = (self.length[rows] + 1).clamp_max(K)
         at = self.length[rows] - 1
-        condition = self.wanted[rows] if self.values is None else self.values.v(observations)
+        if self.values is None:
+            condition = self.reward_scale * self.wanted[rows]
+        else:
+            condition = self.values.v(observations)
         self.observations[rows, at], self.conditions[rows, at] = observations, condition
         steps = torch.arange(K, device=rows.device).expand(len(rows), K)
         if self.timestep == "episode":

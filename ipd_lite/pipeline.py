@@ -48,7 +48,7 @@ from ipd_lite.imagine import (
 from ipd_lite.iql import Values, diagnose, train_values
 from ipd_lite.nets import Snapshots
 from ipd_lite.runs import Stage, key_of, versions, write_csv, write_json
-from ipd_lite.tasks import Task, get_task
+from ipd_lite.tasks import RewardFunction, Task, get_task
 from ipd_lite.transformer import TransformerPolicy
 from ipd_lite.world_model import (
     WorldModel,
@@ -78,6 +78,8 @@ class Pipeline:
         task, seed, config, device: what to run and where.
         out: root of all runs.
         progress: show progress bars.
+        data: use this dataset instead of loading the task's.
+        read_only: never train; a stage that is missing is an error.
     """
 
     task: Task
@@ -87,17 +89,51 @@ class Pipeline:
     device: torch.device
     progress: bool = False
     data: OfflineDataset | None = None
+    read_only: bool = False
     used: list[Stage] = field(default_factory=list)
 
     @cached_property
-    def dataset(self) -> OfflineDataset:
-        """The task's real data on the device."""
+    def recorded(self) -> OfflineDataset:
+        """The task's real data on the device, rewards as recorded."""
         return self.data if self.data is not None else load_task(self.task, self.device)
 
     @cached_property
     def fingerprint(self) -> str:
         """Hash of the data: other data, other results."""
-        return self.dataset.fingerprint()
+        return self.recorded.fingerprint()
+
+    @cached_property
+    def reward_scale(self) -> float:
+        """What every reward is multiplied by before learning (`data.reward_scale`).
+
+        Raises:
+            ValueError: all episodes have the same return, so there is no range to scale by.
+        """
+        if self.config.data.reward_scale == "none":
+            return 1.0
+        returns = self.recorded.episode_returns
+        spread = float(returns.max() - returns.min())
+        if spread == 0:
+            raise ValueError(
+                f"{self.task.name}: every episode has the same return; use data.reward_scale none"
+            )
+        return 1000.0 / spread
+
+    @cached_property
+    def dataset(self) -> OfflineDataset:
+        """The data that everything learns from: the recorded one, rewards scaled."""
+        scale = self.reward_scale
+        if scale == 1.0:
+            return self.recorded
+        return replace(self.recorded, rewards=self.recorded.rewards * scale)
+
+    @property
+    def reward_function(self) -> RewardFunction | None:
+        """The task's known reward in the units of :attr:`dataset`."""
+        known, scale = self.task.reward, self.reward_scale
+        if known is None or scale == 1.0:
+            return known
+        return lambda s, a, n: scale * known(s, a, n)
 
     @property
     def discount(self) -> float:
@@ -107,6 +143,8 @@ class Pipeline:
     def stage(self, name: str, *parts: Any) -> Stage:
         """The shared folder of a stage whose result depends on `parts`, data and seed."""
         plain = [as_dict(p) if hasattr(p, "__dataclass_fields__") else p for p in parts]
+        if self.reward_scale != 1.0:
+            plain.append(self.reward_scale)
         description = {
             "stage": name,
             "task": self.task.name,
@@ -116,7 +154,12 @@ class Pipeline:
             "parts": plain,
         }
         folder = self.out / self.task.name / "stages" / f"seed-{self.seed}"
-        return Stage(folder / f"{name}-{key_of(description)}", description, self.progress)
+        stage = Stage(folder / f"{name}-{key_of(description)}", description, self.progress)
+        if self.read_only and not stage.done:
+            raise FileNotFoundError(
+                f"{stage.folder} is missing or belongs to other data; run the method again"
+            )
+        return stage
 
     # -- the stages, in the paper's order ----------------------------------------------------
 
@@ -158,7 +201,7 @@ class Pipeline:
                 self.config.world_model,
                 seed=self.seed,
                 position_dimensions=task.position_dimensions,
-                reward=task.reward,
+                reward=self.reward_function,
                 terminated=task.terminated,
                 checkpoint=stage.checkpoint,
             )
@@ -168,7 +211,7 @@ class Pipeline:
             self.dataset.observations.shape[1],
             self.dataset.actions.shape[1],
             task.position_dimensions,
-            task.reward,
+            self.reward_function,
             task.terminated,
         ).to(self.device)
         self._load(stage, model)
@@ -422,6 +465,7 @@ def _transformer(pipeline: Pipeline) -> list[Actor]:
             snapshots, index, policy=policy, timestep=config.timestep,
             values=pipeline.values if by_value else None,
             target=None if by_value else target_return(pipeline),
+            reward_scale=pipeline.reward_scale,
         )
         for index in range(snapshots.count)
     ]  # fmt: skip
@@ -430,7 +474,7 @@ def _transformer(pipeline: Pipeline) -> list[Actor]:
 def target_return(pipeline: Pipeline) -> float:
     """Decision Transformer's hand-set target: the configured one, else the data's best return."""
     target = pipeline.config.evaluation.target
-    return float(pipeline.dataset.episode_returns.max()) if target is None else target
+    return float(pipeline.recorded.episode_returns.max()) if target is None else target
 
 
 METHODS: dict[str, Method] = {
@@ -564,7 +608,9 @@ def evaluate_again(
     config = replace(config, evaluation=replace(config.evaluation, episodes=episodes))
     task, method = get_task(identity["task"]), get_method(identity["method"])
     out = folder.parents[2]
-    pipeline = Pipeline(task, identity["seed"], config, out, choose_device(device), progress)
+    pipeline = Pipeline(
+        task, identity["seed"], config, out, choose_device(device), progress, read_only=True
+    )
     rollouts = [
         rollout(task, actor, config.evaluation, device=pipeline.device, progress=progress)
         for actor in method.evaluate(pipeline)

@@ -143,6 +143,11 @@ def inside_arrays(pipeline: Pipeline) -> dict[str, Tensor]:
     """
     maze = diagnostics.maze_of(pipeline.task)
     data, discount = pipeline.dataset, pipeline.discount
+    if not len(pipeline.continuations):
+        raise ValueError(
+            "no imagined continuation was accepted, so there is nothing to draw; raise "
+            "imagination.quantile or lower imagination.min_length"
+        )
     shown = data.select_episodes(torch.arange(min(500, data.episodes), device=data.device))
     values = diagnostics.value_map(pipeline.task, pipeline.values, data, discount)
     model = diagnostics.model_report(
