@@ -210,7 +210,7 @@ def gain_by_threshold(
     ax.axvline(chosen, color=VERMILION, ls=":", label="quantile in use")
     ax.set(xlabel="quantile of held-out U that sets the threshold",
            ylabel="mean gain over V (discounted return)",
-           title="trust more, and imagination flatters itself")  # fmt: skip
+           title="gain of imagined plans, in the model and in truth")  # fmt: skip
     for x, y, n in zip(quantiles, imagined, counts, strict=True):
         ax.annotate(
             str(n), (x, y), textcoords="offset points", xytext=(0, 5), fontsize=6, ha="center"
