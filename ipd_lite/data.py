@@ -498,11 +498,12 @@ def load_task(task: Task, device: torch.device | str = "cpu") -> OfflineDataset:
     if not local_path(task.dataset).is_dir():
         how = f"`ipd-lite collect {task.name}` makes it" if task.recipe else ""
         raise DataError(f"dataset {task.dataset} of task {task.name} is not here; {how}")
-    written = (local_path(task.dataset) / "metadata.json").stat().st_mtime_ns
-    return _load_once(task.dataset, str(device), written)
+    metadata = local_path(task.dataset) / "metadata.json"
+    written = metadata.stat().st_mtime_ns if metadata.exists() else 0
+    return _load_once(task.dataset, str(device), str(metadata), written)
 
 
 @lru_cache(maxsize=4)
-def _load_once(dataset: str, device: str, written: int) -> OfflineDataset:
+def _load_once(dataset: str, device: str, metadata: str, written: int) -> OfflineDataset:
     """A sweep in one process reads each dataset once; `written` notices when it is made again."""
     return load_minari(dataset, device)

@@ -145,8 +145,13 @@ def iql_loss(
     standardized = (batch.actions - mean) * (-log_deviation).exp()
     log_probability = -(0.5 * standardized.square() + log_deviation).sum(-1)
     policy_loss = -(weight * log_probability).mean()
-    logs = {"v_loss": v_loss, "q_loss": q_loss, "policy_loss": policy_loss,
-            "v_mean": v_members.mean(), "advantage": advantage.mean()}
+    logs = {
+        "v_loss": v_loss,
+        "q_loss": q_loss,
+        "policy_loss": policy_loss,
+        "v_mean": v_members.mean(),
+        "advantage": advantage.mean(),
+    }
     return v_loss + q_loss + policy_loss, {k: v.detach() for k, v in logs.items()}
 
 
@@ -176,12 +181,19 @@ def train_values(
         generator = torch.Generator(dataset.device).manual_seed(seed)
         bounds = value_bounds(dataset.rewards, config.discount)
         for step in checkpoint.steps(
-            "values", config.updates, modules={"values": values}, optimizers={"adam": optimizer},
+            "values",
+            config.updates,
+            modules={"values": values},
+            optimizers={"adam": optimizer},
             generators={"batches": generator},
         ):
-            rate = cosine_rate(step, config.updates, config.learning_rate, config.final_learning_rate)
+            rate = cosine_rate(
+                step, config.updates, config.learning_rate, config.final_learning_rate
+            )
             set_learning_rate(optimizer, rate)
-            loss, logs = iql_loss(values, dataset.sample(config.batch_size, generator), config, bounds)
+            loss, logs = iql_loss(
+                values, dataset.sample(config.batch_size, generator), config, bounds
+            )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -218,7 +230,9 @@ def diagnose(values: Values, dataset: OfflineDataset, discount: float) -> ValueD
     ends = dataset.starts + dataset.lengths - 1
     complete = dataset.terminated[ends][dataset.episode]
     returns = dataset.returns_to_go(discount)
-    outside = torch.maximum(low - v.min(), v.max() - high).clamp_min(0) / (high - low).clamp_min(1e-6)
+    outside = torch.maximum(low - v.min(), v.max() - high).clamp_min(0) / (high - low).clamp_min(
+        1e-6
+    )
     nothing = torch.full((1,), float("nan"), device=v.device)
     return ValueDiagnostics(
         v_mean=float((v[complete] if complete.any() else nothing).mean()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,7 @@ class Features(nn.Module):
         self.inverse.copy_(torch.where(deviation > 1e-6, 1 / deviation, 1.0))
 
     def forward(self, inputs: Tensor) -> Tensor:
+        """Features (..., width) of raw inputs (..., D)."""
         normalized = (inputs - self.mean) * self.inverse
         if not self.dimensions:
             return normalized
@@ -70,6 +72,7 @@ class EnsembleLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(members, 1, outputs).uniform_(-bound, bound))
 
     def forward(self, inputs: Tensor) -> Tensor:
+        """(members, B, outputs) from (B, inputs) or (members, B, inputs)."""
         if inputs.dim() == 2:
             if self.weight.shape[0] == 1:
                 return torch.addmm(self.bias[0], inputs, self.weight[0]).unsqueeze(0)
@@ -97,15 +100,14 @@ class EnsembleMLP(nn.Module):
     ) -> None:
         super().__init__()
         widths = [inputs] + [width] * depth
-        self.layers = nn.ModuleList(
-            EnsembleLinear(members, a, b) for a, b in zip(widths, widths[1:], strict=False)
-        )
+        self.layers = nn.ModuleList(EnsembleLinear(members, a, b) for a, b in pairwise(widths))
         self.head = EnsembleLinear(members, width if depth else inputs, outputs)
         self.activation = activation()
         self.layer_norm = layer_norm
         self.dropout = dropout
 
     def forward(self, inputs: Tensor) -> Tensor:
+        """(members, B, outputs) from (B, inputs) or (members, B, inputs)."""
         hidden = inputs
         for layer in self.layers:
             hidden = layer(hidden)
@@ -137,7 +139,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 class Snapshots(nn.Module):
-    """Copies of a policy along its training, (snapshots, ...) per parameter, for "last" and "best"."""
+    """Copies of a policy along its training, (snapshots, ...) per parameter."""
 
     def __init__(self, policy: nn.Module, count: int) -> None:
         super().__init__()

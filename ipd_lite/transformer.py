@@ -26,6 +26,7 @@ class Block(nn.Module):
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """One block, (B, T, C) -> (B, T, C)."""
         B, T, C = x.shape
         heads = self.qkv(self.norm1(x)).view(B, T, 3, self.heads, C // self.heads)
         q, k, v = heads.permute(2, 0, 3, 1, 4)  # each (B, heads, T, C / heads)

@@ -108,7 +108,9 @@ class WorldModel(nn.Module):
 
     def _disagreement(self, mean: Tensor, log_variance: Tensor) -> Tensor:
         states = slice(self.observations)  # PAPER SILENT: the reward has no part in U
-        return ensemble_divergence(mean[..., states], log_variance[..., states].exp(), self.divergence)
+        return ensemble_divergence(
+            mean[..., states], log_variance[..., states].exp(), self.divergence
+        )
 
     def step(
         self, observations: Tensor, actions: Tensor, generator: torch.Generator | None = None
@@ -172,7 +174,7 @@ class WorldModel(nn.Module):
 
 
 def model_targets(model: WorldModel, dataset: OfflineDataset) -> Tensor:
-    """What the Gaussians predict (N, gaussians): change of observation, then the reward if learned."""
+    """Targets (N, gaussians): change of observation, then the reward if it is learned."""
     change = dataset.next_observations - dataset.observations
     if model.reward_function is not None:
         return change
@@ -259,11 +261,15 @@ def train_world_model(
             optimizers={"adam": optimizer}, generators={"batches": generator},
         ):  # fmt: skip
             column = torch.randint(
-                len(training), (config.members, config.batch_size), generator=generator, device=device
+                len(training),
+                (config.members, config.batch_size),
+                generator=generator,
+                device=device,
             )
             batch = rows[bootstrap.gather(1, column)]
             observations, actions, target, ended = batch.split(
-                [model.observations, inputs.shape[1] - model.observations, model.gaussians, 1], dim=-1
+                [model.observations, inputs.shape[1] - model.observations, model.gaussians, 1],
+                dim=-1,
             )
             mean, log_variance, logits = model.net(model.inputs(observations, actions))
             loss = gaussian_loss(mean, log_variance, target, model.net.lowest, model.net.highest)
@@ -294,7 +300,9 @@ def split_for_model(
 @torch.no_grad()
 def holdout_error(model: WorldModel, holdout: OfflineDataset, most: int = 4096) -> Tensor:
     """Mean squared error (M,) of every member's normalized prediction on held-out transitions."""
-    index = torch.linspace(0, len(holdout) - 1, min(most, len(holdout)), device=holdout.device).long()
+    index = torch.linspace(
+        0, len(holdout) - 1, min(most, len(holdout)), device=holdout.device
+    ).long()
     target = (model_targets(model, holdout)[index] - model.target_mean) / model.target_deviation
     mean, _, _ = model.net(model.inputs(holdout.observations[index], holdout.actions[index]))
     return (mean - target).square().mean(dim=(1, 2))

@@ -142,9 +142,7 @@ def test_evaluate_takes_the_folder_of_a_run(
 # -- the other commands ----------------------------------------------------------------------------
 
 
-def test_tasks_says_which_data_is_here(
-    datasets: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_tasks_says_which_data_is_here(datasets: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tasks"]) == 0
     printed = capsys.readouterr().out
     for name in TASKS:

@@ -87,9 +87,7 @@ def test_only_good_recorded_and_imagined_steps_are_regressed_on() -> None:
     real, first, second = [0, 1, 1, 1, 0], [0, 0, 1, 1], [1, 1, 1]
     assert filtered.weights.tolist() == [*real, *first, *second]
     assert filtered.spliced.tolist() == [False] * 5 + [True] * 7
-    everything = lessons_for(
-        DistillationConfig(filter_suboptimal=False), StepValues(), suboptimal
-    )
+    everything = lessons_for(DistillationConfig(filter_suboptimal=False), StepValues(), suboptimal)
     assert everything.weights.tolist() == [1, 1, 1, 1, 1, *first, *second]
     plain = lessons_for(DistillationConfig(condition="return-to-go"), None)
     assert plain.weights.tolist() == everything.weights.tolist()
@@ -223,9 +221,7 @@ def test_gradient_of_the_value_term_against_finite_differences(q_scale: str) -> 
 
 
 @pytest.mark.parametrize(("share", "imagined"), [(0.0, 0), (0.5, 8), (0.9, 14), (1.0, 16)])
-def test_batches_hold_the_configured_share_of_imagined_windows(
-    share: float, imagined: int
-) -> None:
+def test_batches_hold_the_configured_share_of_imagined_windows(share: float, imagined: int) -> None:
     config = replace(SMALL, imagined_share=share)
     lessons = lessons_for(config, StepValues())
     generator = torch.Generator().manual_seed(0)
@@ -279,7 +275,11 @@ def test_value_term_pulls_actions_towards_higher_q() -> None:
     reached = []
     for alpha in (0.0, 3.0):
         policy, _ = train_policy(
-            lessons, StepValues(), replace(config, alpha=alpha), seed=0, episode_steps=10  # type: ignore[arg-type]
+            lessons,
+            StepValues(),
+            replace(config, alpha=alpha),
+            seed=0,
+            episode_steps=10,  # type: ignore[arg-type]
         )
         rows, valid = dataset.windows(torch.arange(0, len(dataset), 10), 3)
         predicted = policy(
@@ -297,9 +297,7 @@ def test_training_repeats_for_a_seed_and_averages_its_weights() -> None:
     again, _ = train_policy(lessons, None, SMALL, seed=3, episode_steps=10)
     other, _ = train_policy(lessons, None, SMALL, seed=4, episode_steps=10)
     assert same_bits(first, again) and not same_bits(first, other)
-    averaged, _ = train_policy(
-        lessons, None, replace(SMALL, ema=0.9), seed=3, episode_steps=10
-    )
+    averaged, _ = train_policy(lessons, None, replace(SMALL, ema=0.9), seed=3, episode_steps=10)
     assert not same_bits(first, averaged)
     # The last snapshot is the policy itself, the first one is not.
     for index, same in ((1, True), (0, False)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,31 @@ def test_missing_dataset_says_how_to_get_it(datasets: Path) -> None:
         load_minari("test/nowhere-v0")
     with pytest.raises(DataError, match="ipd-lite collect pointmaze-umaze"):
         load_task(TASKS["pointmaze-umaze"])
+
+
+def test_task_data_is_read_again_when_it_was_made_again(
+    datasets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = replace(TASKS["pointmaze-umaze"], dataset="test/again-v0")
+    old, new = (from_episodes(counting_episodes([n]), task.dataset) for n in (3, 5))
+    save_minari(old, task.dataset)
+    assert_same_data(load_task(task), old)
+    save_minari(new, task.dataset, replace_existing=True)
+    assert_same_data(load_task(task), new)
+    # The same id in another folder, written at the same moment, is another dataset.
+    moment = (local_path(task.dataset) / "metadata.json").stat().st_mtime_ns
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(datasets / "elsewhere"))
+    save_minari(old, task.dataset)
+    os.utime(local_path(task.dataset) / "metadata.json", ns=(moment, moment))
+    assert_same_data(load_task(task), old)
+
+
+def test_task_data_without_metadata_is_an_error(datasets: Path) -> None:
+    task = replace(TASKS["pointmaze-umaze"], dataset="test/bare-v0")
+    save_minari(from_episodes(counting_episodes([3]), task.dataset), task.dataset)
+    (local_path(task.dataset) / "metadata.json").unlink()
+    with pytest.raises(DataError, match="cannot be read"):
+        load_task(task)
 
 
 @pytest.fixture

@@ -261,9 +261,7 @@ def test_policy_is_trained_anew_when_what_it_rests_on_changes(
         raise Asked
 
     monkeypatch.setattr(Stage, "done", property(ask))
-    base = override(
-        smoke(), {"distillation.condition": condition, "distillation.alpha": 0.0}
-    )
+    base = override(smoke(), {"distillation.condition": condition, "distillation.alpha": 0.0})
     for config in (base, override(base, change)):
         with pytest.raises(Asked):
             _ = make_pipeline(tmp_path, config).policy
@@ -408,9 +406,7 @@ def test_absent_device_is_an_error() -> None:
 
 def test_scores_of_unsuccessful_silence_are_unknown() -> None:
     """Environments that do not report success leave NaN, not zero."""
-    rollouts = pipeline_module.Rollouts(
-        np.array([1.0, 2.0]), np.array([3, 3]), np.full(2, np.nan)
-    )
+    rollouts = pipeline_module.Rollouts(np.array([1.0, 2.0]), np.array([3, 3]), np.full(2, np.nan))
     identity = {"task": "t", "method": "m", "seed": 0}
     rows = pipeline_module._score_rows(identity, get_task(TASK), [rollouts], 1.0)
     assert rows["success"].isna().all()

@@ -82,9 +82,7 @@ def test_data_figure_shows_every_episode_once(arrived: list[bool]) -> None:
 
 def test_value_maps_share_one_colour_scale() -> None:
     learned, exact = np.array([-3.0, -1.0, 0.0]), np.array([-9.0, -2.0, 0.5])
-    figure = drawn(
-        plots.value_maps(MAZE.walls, MAZE.goal, MAZE.centres[:3], learned, exact, 0.5)
-    )
+    figure = drawn(plots.value_maps(MAZE.walls, MAZE.goal, MAZE.centres[:3], learned, exact, 0.5))
     maps = [ax.collections[0] for ax in figure.axes[:2]]
     assert [m.get_clim() for m in maps] == [(-9.0, 0.5)] * 2
     np.testing.assert_array_equal(maps[0].get_array(), learned)
