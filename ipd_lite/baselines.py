@@ -46,7 +46,7 @@ def train_cloning(
         policy = ClonedPolicy(config, dataset.observations.shape[1], dataset.actions.shape[1])
         policy = policy.to(dataset.device)
         policy.features.fit(dataset.observations)
-        snapshots = Snapshots(policy, evaluations).to(dataset.device)
+        snapshots = Snapshots(policy, evaluations, config.updates).to(dataset.device)
         optimizer = torch.optim.Adam(policy.parameters(), lr=config.learning_rate, fused=True)
         generator = torch.Generator(dataset.device).manual_seed(seed)
         for step in checkpoint.steps(
@@ -62,7 +62,7 @@ def train_cloning(
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-            if (index := snapshots.due(step, config.updates)) is not None:
+            if (index := snapshots.due(step)) is not None:
                 snapshots.take(index, policy)
             checkpoint.log(step, {"loss": loss})
     return policy.eval().requires_grad_(False), snapshots

@@ -163,7 +163,7 @@ def train_policy(
         ).to(device)
         policy.fit(dataset.observations, lessons.conditions)
         averaged = copy.deepcopy(policy).requires_grad_(False).eval()
-        snapshots = Snapshots(policy, config.evaluations).to(device)
+        snapshots = Snapshots(policy, config.evaluations, config.updates).to(device)
         optimizer = torch.optim.AdamW(
             policy.parameters(),
             lr=config.learning_rate,
@@ -198,7 +198,7 @@ def train_policy(
             optimizer.step()
             # Early on the average follows closely, so that a short training is not all warm-up.
             average_into(averaged, policy, max(1 - config.ema, 1 / (step + 1)))
-            if (index := snapshots.due(step, config.updates)) is not None:
+            if (index := snapshots.due(step)) is not None:
                 snapshots.take(index, averaged)
             checkpoint.log(step, {"loss": loss, "gradient_norm": norm, **logs})
     return averaged, snapshots.requires_grad_(False)

@@ -79,7 +79,7 @@ class Values(nn.Module):
             1, self.plain_features.width, actions, width, depth, dropout=config.actor_dropout
         )
         self.log_deviation = nn.Parameter(torch.zeros(actions))
-        self.snapshots = Snapshots(self.actor, config.evaluations)
+        self.snapshots = Snapshots(self.actor, config.evaluations, config.updates)
 
     def v(self, observations: Tensor) -> Tensor:
         """State value (...), the mean over the V networks."""
@@ -198,7 +198,7 @@ def train_values(
             loss.backward()
             optimizer.step()
             average_into(values.q_target, values.q_net, config.target_rate)
-            if (index := values.snapshots.due(step, config.updates)) is not None:
+            if (index := values.snapshots.due(step)) is not None:
                 values.snapshots.take(index, values.actor)
             checkpoint.log(step, logs)
     return values.eval().requires_grad_(False)

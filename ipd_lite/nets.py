@@ -141,17 +141,19 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 class Snapshots(nn.Module):
     """Copies of a policy along its training, (snapshots, ...) per parameter."""
 
-    def __init__(self, policy: nn.Module, count: int) -> None:
+    def __init__(self, policy: nn.Module, count: int, updates: int) -> None:
         super().__init__()
-        self.count = count
+        # Never more copies than updates: one that is not taken would stay zero.
+        self.count = count = min(count, updates)
+        self.updates = updates
         for name, parameter in policy.named_parameters():
             stack = parameter.detach().new_zeros(count, *parameter.shape)
             self.register_buffer(name.replace(".", "/"), stack)
 
-    def due(self, step: int, updates: int) -> int | None:
+    def due(self, step: int) -> int | None:
         """Index of the snapshot to take after update `step` (counted from 0), if any."""
         for index in range(self.count):
-            if step + 1 == updates * (index + 1) // self.count:
+            if step + 1 == self.updates * (index + 1) // self.count:
                 return index
         return None
 

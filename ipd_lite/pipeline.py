@@ -332,7 +332,7 @@ class Pipeline:
             )
             self._store(stage, joined(policy, snapshots), rests_on)
         policy = make_policy(observations, actions, config, steps).to(self.device)
-        snapshots = Snapshots(policy, config.evaluations).to(self.device)
+        snapshots = Snapshots(policy, config.evaluations, config.updates).to(self.device)
         self._load(stage, policy, snapshots)
         return policy, snapshots
 
@@ -353,7 +353,7 @@ class Pipeline:
         policy = ClonedPolicy(
             config, self.dataset.observations.shape[1], self.dataset.actions.shape[1]
         ).to(self.device)
-        snapshots = Snapshots(policy, config.evaluations).to(self.device)
+        snapshots = Snapshots(policy, config.evaluations, config.updates).to(self.device)
         self._load(stage, policy, snapshots)
         return policy, snapshots
 

@@ -127,8 +127,7 @@ def score_figures(scores: pd.DataFrame, folder: Path, suffixes: Sequence[str]) -
         for method in methods:
             found = bootstrap_interval(group.loc[group["method"] == method, "score"].to_numpy())
             intervals[method] = (found.low, found.high)
-        seeds = group["seed"].nunique()
-        title = f"{task}, last checkpoint, {seeds} seed{'s' if seeds > 1 else ''}"
+        title = f"{task}, last checkpoint, one dot per seed"
         for suffix in suffixes:
             figure = plots.score_chart(group, methods, intervals, title)
             paths.append(save_figure(figure, folder / f"scores-{task}{suffix}"))
