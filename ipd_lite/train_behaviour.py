@@ -74,12 +74,9 @@ class BehaviourConfig:
     steps_per_round: int = 64  # environment steps, all copies together, between two update blocks
     updates_per_round: int = 32  # gradient steps of a block, compiled into one call
     learning_starts: int = 5_000  # environment steps with uniformly random actions
-    critic_layer_norm: bool = False
+    critic_layer_norm: bool = False  # hopper stayed below 15 with it, at 3e-4, for 350k steps
     evaluation_episodes: int = 10
     checkpoint_minutes: float = 10.0
-
-
-OVERRIDES: dict[str, dict[str, Any]] = {}
 
 
 def normalized_score(env: str, mean_return: float) -> float:
@@ -399,8 +396,7 @@ def main() -> None:
     if args.pack:
         pack(args.env, args.out)
         return
-    overrides = OVERRIDES.get(args.env, {})
-    config = replace(defaults, env=args.env, steps=args.steps, seed=args.seed, **overrides)
+    config = replace(defaults, env=args.env, steps=args.steps, seed=args.seed)
     train(config, args.out, args.minutes)
 
 
