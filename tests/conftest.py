@@ -21,16 +21,12 @@ settings.register_profile(
 )
 settings.load_profile("suite")
 
-THIRD_PARTY_WARNINGS = (
-    "ignore::DeprecationWarning:glfw",
-    "ignore::DeprecationWarning:importlib",
-)
-
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Matplotlib's font cache belongs beside pytest's, not into the user's home.
+    os.environ.setdefault("MPLCONFIGDIR", str(config.rootpath / ".pytest_cache" / "matplotlib"))
     config.addinivalue_line("markers", "gpu: needs a CUDA device; skipped without one")
-    for rule in ("error", *THIRD_PARTY_WARNINGS):
-        config.addinivalue_line("filterwarnings", rule)
+    config.addinivalue_line("filterwarnings", "error")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -50,6 +50,15 @@ def test_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     assert json.loads(path.read_text()) == {"score": 3}
 
 
+def test_reader_of_the_old_file_never_sees_the_new_one_begin(tmp_path: Path) -> None:
+    """A file is replaced as a whole, not emptied and filled."""
+    write_atomically(tmp_path / "file", "old and long")
+    with open(tmp_path / "file") as reader:
+        write_atomically(tmp_path / "file", "new")
+        assert reader.read() == "old and long"
+    assert (tmp_path / "file").read_text() == "new"
+
+
 @settings(max_examples=8)
 @given(content=st.one_of(st.binary(max_size=50), st.text(st.characters(codec="utf-8"))))
 def test_written_bytes_are_read_back(tmp_path: Path, content: bytes | str) -> None:
