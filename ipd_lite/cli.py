@@ -92,9 +92,8 @@ class Study(Common):
     """Several tasks, methods and seeds; continues where it was stopped, finished runs stay."""
 
     tasks: tuple[str, ...] = ("pointmaze-medium", "pointmaze-medium-slow")
-    methods: tuple[str, ...] = (
-        "behaviour", "bc", "dt", "iql", "mpc", "ipd-noaug", "ipd-greedy", "ipd-noq", "ipd",
-    )  # fmt: skip
+    methods: tuple[str, ...] = ()
+    """Methods of `ipd-lite run`; none named = all of them."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     preset: Preset = "lesson"
     device: str = "auto"
@@ -230,15 +229,16 @@ def _tasks(command: Tasks) -> None:
 
 def _study(command: Study) -> None:
     from ipd_lite.demo import study
-    from ipd_lite.pipeline import get_method
+    from ipd_lite.pipeline import METHODS, get_method
     from ipd_lite.tasks import get_task
 
+    methods = command.methods or tuple(METHODS)
     for task in command.tasks:
         get_task(task)
-    for method in command.methods:
+    for method in methods:
         get_method(method)
     failed = study(
-        command.tasks, command.methods, command.seeds, preset=command.preset, out=command.out,
+        command.tasks, methods, command.seeds, preset=command.preset, out=command.out,
         results=command.results, device=command.device, workers=command.workers,
         progress=not command.quiet,
     )  # fmt: skip

@@ -386,16 +386,21 @@ def _read_episode(
     )
 
 
+def _keeps_unit_range(space: gym.spaces.Box) -> bool:
+    """Whether actions stay as they are: bounds of [-1, 1] already, or none to scale by."""
+    return bool((space.low == -1).all() and (space.high == 1).all()) or not space.is_bounded()
+
+
 def to_unit_range(actions: NDArray[Any], space: gym.spaces.Box) -> NDArray[Any]:
     """Actions from the bounds of `space` to [-1, 1]; untouched where those are the bounds."""
-    if ((space.low == -1).all() and (space.high == 1).all()) or not space.is_bounded():
+    if _keeps_unit_range(space):
         return actions
     return 2.0 * (actions - space.low) / (space.high - space.low) - 1.0
 
 
 def from_unit_range(actions: NDArray[Any], space: gym.spaces.Box) -> NDArray[Any]:
     """The inverse of :func:`to_unit_range`."""
-    if ((space.low == -1).all() and (space.high == 1).all()) or not space.is_bounded():
+    if _keeps_unit_range(space):
         return actions
     return space.low + (actions + 1.0) * 0.5 * (space.high - space.low)
 

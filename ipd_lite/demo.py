@@ -30,14 +30,18 @@ from ipd_lite.runs import load_tensors, save_tensors, write_atomically, write_cs
 from ipd_lite.tasks import get_task
 
 
-def _train(
-    stages: tuple[str, ...], task: str, seed: int, config: Config, out: Path, device: str,
-    threads: int,
-) -> None:  # fmt: skip
+def _open(
+    task: str, seed: int, config: Config, out: Path, device: str, threads: int
+) -> Pipeline:  # fmt: skip
+    """The pipeline in a worker process that may use `threads` threads."""
     torch.set_num_threads(threads)
-    pipeline = Pipeline(get_task(task), seed, config, out, choose_device(device))
-    for stage in stages:
-        getattr(pipeline, stage)
+    return Pipeline(get_task(task), seed, config, out, choose_device(device))
+
+
+def _train(
+    stage: str, task: str, seed: int, config: Config, out: Path, device: str, threads: int
+) -> None:
+    getattr(_open(task, seed, config, out, device, threads), stage)
 
 
 def _evaluate(
@@ -50,8 +54,7 @@ def _evaluate(
 def _figures(
     task: str, seed: int, config: Config, out: Path, device: str, threads: int
 ) -> list[Path]:
-    torch.set_num_threads(threads)
-    pipeline = Pipeline(get_task(task), seed, config, out, choose_device(device))
+    pipeline = _open(task, seed, config, out, device, threads)
     save_tensors(out / "inside.safetensors", inside_arrays(pipeline))
     return inside_figures(load_tensors(out / "inside.safetensors")[0], out / "figures")
 
@@ -92,16 +95,16 @@ def demo(
     with Parallel(n_jobs=workers, return_as="generator_unordered") as parallel:
         say("values (section 3.1) | world model (3.2) and the rivals without values")
         jobs = [
-            delayed(_train)(("values",), *common),
-            delayed(_train)(("world_model",), *common),
+            delayed(_train)("values", *common),
+            delayed(_train)("world_model", *common),
             *(delayed(_evaluate)(method, *common) for method in ("dt", "bc", "behaviour")),
         ]
         for _ in parallel(jobs):
             pass
         say("imagination (3.3, Algorithm 1) by MPC and by greedy Q, rivals without it")
         jobs = [
-            delayed(_train)(("continuations",), *common),
-            delayed(_train)(("continuations",), task_name, seed, greedy, out, device, threads),
+            delayed(_train)("continuations", *common),
+            delayed(_train)("continuations", task_name, seed, greedy, out, device, threads),
             *(delayed(_evaluate)(method, *common) for method in ("ipd-noaug", "mpc", "iql")),
         ]
         for _ in parallel(jobs):
@@ -147,8 +150,7 @@ def _unit(
 
 
 def _numbers(task: str, seed: int, config: Config, out: Path, device: str) -> dict[str, float]:
-    torch.set_num_threads(1)
-    return inside_numbers(Pipeline(get_task(task), seed, config, out, choose_device(device)))
+    return inside_numbers(_open(task, seed, config, out, device, threads=1))
 
 
 def study(

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from ipd_lite.data import OfflineDataset
 from ipd_lite.imagine import Continuations, imagined_return
-from ipd_lite.iql import Values, in_chunks
+from ipd_lite.iql import Values
 from ipd_lite.mazes import Array, Geometry, geometry, make_point_maze, solve_time_to_goal
+from ipd_lite.nets import in_chunks
 from ipd_lite.tasks import Task
 from ipd_lite.world_model import WorldModel
 
@@ -157,9 +158,7 @@ def replay(
     """Play imagined actions in the true maze and compare the gains; also the true paths."""
     assert task.recipe is not None and task.terminated is not None
     simulator = MazeSimulator(task.recipe.maze)
-    chosen = continuations.select(
-        torch.arange(min(count, len(continuations)), device=dataset.device)
-    )
+    chosen = continuations.select(slice(0, count))
     starts = _numpy(dataset.observations[chosen.start])
     actions, lengths = _numpy(chosen.actions), chosen.length.cpu().numpy()
     T = actions.shape[1]

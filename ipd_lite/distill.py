@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from ipd_lite.config import DistillationConfig
 from ipd_lite.data import OfflineDataset
 from ipd_lite.imagine import Assessment
-from ipd_lite.iql import Values, in_chunks
-from ipd_lite.nets import Snapshots, average_into, cosine_rate, set_learning_rate
+from ipd_lite.iql import Values
+from ipd_lite.nets import Snapshots, average_into, cosine_rate, in_chunks, set_learning_rate
 from ipd_lite.runs import Checkpoint, seeded
 from ipd_lite.segments import bootstrapped_returns
 from ipd_lite.transformer import TransformerPolicy

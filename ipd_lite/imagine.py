@@ -8,7 +8,7 @@ there: D_aug = real episodes + (real prefix, imagined continuation).
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from ipd_lite.config import ImaginationConfig, PlannerConfig
 from ipd_lite.data import OfflineDataset, concatenate
-from ipd_lite.iql import Values, in_chunks
+from ipd_lite.iql import Values
+from ipd_lite.nets import in_chunks
 from ipd_lite.planners import Model, Plan, plan
 from ipd_lite.segments import bootstrapped_returns, shortfall, suboptimal_steps
 from ipd_lite.uncertainty import inside_threshold
@@ -78,10 +79,7 @@ def plan_in_chunks(
     states: Tensor, model: Model, config: PlannerConfig, generator: torch.Generator, size: int = 256
 ) -> Tensor:
     """Planned actions (B, A) for states (B, S), `size` at a time so that rows fit the cache."""
-    return torch.cat(
-        [plan(states[i : i + size], model, config, generator).action
-         for i in range(0, len(states), size)]
-    )  # fmt: skip
+    return in_chunks(lambda s: plan(s, model, config, generator).action, states, size=size)
 
 
 @dataclass(frozen=True)
@@ -196,9 +194,8 @@ def imagine(
         actions[active, step], rewards[active, step] = action, reward
         terminated[active, step], uncertainty[active, step] = ended, doubt
         passed = inside_threshold(uncertainty[active, : step + 1], threshold, config.cumulative)
-        active = active[passed[:, -1] & doubt.isfinite() & ~ended]
-    # An infinite threshold (no gate) would let the unknown steps pass.
-    passed = inside_threshold(uncertainty, threshold, config.cumulative) & uncertainty.isfinite()
+        active = active[passed[:, -1] & ~ended]
+    passed = inside_threshold(uncertainty, threshold, config.cumulative)
     kept = passed.sum(1)
     gain = imagined_return(observations, rewards, terminated, kept, values, discount)
     gain = gain - assessment.bootstrapped[start]
@@ -330,8 +327,3 @@ def plan_with_paths(
     generator = torch.Generator(states.device).manual_seed(seed)
     model = planning_model(values, world_model, config, discount, generator)
     return plan(states, model, config, generator, keep_paths=True)
-
-
-def bookkeeping_dict(book: Bookkeeping) -> dict[str, float]:
-    """Plain numbers for the run's record."""
-    return asdict(book)

@@ -11,7 +11,7 @@ backward pass and one fused optimizer step per batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +26,7 @@ from ipd_lite.nets import (
     Snapshots,
     average_into,
     cosine_rate,
+    in_chunks,
     set_learning_rate,
 )
 from ipd_lite.runs import Checkpoint, seeded
@@ -243,9 +244,3 @@ def diagnose(values: Values, dataset: OfflineDataset, discount: float) -> ValueD
         bound_high=float(high),
         violation=float(outside),
     )
-
-
-def in_chunks(function: Callable[..., Tensor], *inputs: Tensor, size: int = 8192) -> Tensor:
-    """`function` over the rows of the inputs, at most `size` rows at a time (fits the cache)."""
-    pieces = [function(*(x[i : i + size] for x in inputs)) for i in range(0, len(inputs[0]), size)]
-    return torch.cat(pieces)

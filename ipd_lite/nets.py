@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -136,6 +136,12 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Set the rate of every parameter group."""
     for group in optimizer.param_groups:
         group["lr"] = rate
+
+
+def in_chunks(function: Callable[..., Tensor], *inputs: Tensor, size: int = 8192) -> Tensor:
+    """`function` over the rows of the inputs, at most `size` rows at a time (fits the cache)."""
+    pieces = [function(*(x[i : i + size] for x in inputs)) for i in range(0, len(inputs[0]), size)]
+    return torch.cat(pieces)
 
 
 class Snapshots(nn.Module):

@@ -40,7 +40,6 @@ from ipd_lite.imagine import (
     accept,
     assess,
     augment,
-    bookkeeping_dict,
     choose_starts,
     imagine,
     splice,
@@ -136,6 +135,11 @@ class Pipeline:
         return lambda s, a, n: scale * known(s, a, n)
 
     @property
+    def widths(self) -> tuple[int, int]:
+        """Entries of an observation and of an action."""
+        return self.recorded.observations.shape[1], self.recorded.actions.shape[1]
+
+    @property
     def discount(self) -> float:
         """Gamma, per decision."""
         return self.config.values.discount
@@ -183,8 +187,7 @@ class Pipeline:
             self._store(stage, values.state_dict())
         values = Values(
             self.config.values,
-            self.dataset.observations.shape[1],
-            self.dataset.actions.shape[1],
+            *self.widths,
             self.task.position_dimensions,
         ).to(self.device)
         self._load(stage, values)
@@ -208,8 +211,7 @@ class Pipeline:
             self._store(stage, model.state_dict())
         model = WorldModel(
             self.config.world_model,
-            self.dataset.observations.shape[1],
-            self.dataset.actions.shape[1],
+            *self.widths,
             task.position_dimensions,
             self.reward_function,
             task.terminated,
@@ -264,7 +266,7 @@ class Pipeline:
             stage.start()
             attempted = self._attempt(config, self.threshold)
             kept, book = accept(attempted, config, self.threshold)
-            self._store(stage, vars(kept), ("values", "world-model"), bookkeeping_dict(book))
+            self._store(stage, vars(kept), ("values", "world-model"), as_dict(book))
         tensors, book_json = stage.load(self.device)
         self._use(stage, book_json)
         return Continuations(**tensors), book_json
@@ -308,7 +310,6 @@ class Pipeline:
             rests_on += ["world-model", "imagination"]
         stage = self.stage("policy", *parts)
         steps = int(self.dataset.lengths.max())
-        observations, actions = self.dataset.observations.shape[1], self.dataset.actions.shape[1]
         if not stage.done:
             augmented = self.augmented
             if uses_values:
@@ -331,7 +332,7 @@ class Pipeline:
                 checkpoint=stage.checkpoint,
             )
             self._store(stage, joined(policy, snapshots), rests_on)
-        policy = make_policy(observations, actions, config, steps).to(self.device)
+        policy = make_policy(*self.widths, config, steps).to(self.device)
         snapshots = Snapshots(policy, config.evaluations, config.updates).to(self.device)
         self._load(stage, policy, snapshots)
         return policy, snapshots
@@ -350,9 +351,7 @@ class Pipeline:
                 checkpoint=stage.checkpoint,
             )
             self._store(stage, joined(policy, snapshots))
-        policy = ClonedPolicy(
-            config, self.dataset.observations.shape[1], self.dataset.actions.shape[1]
-        ).to(self.device)
+        policy = ClonedPolicy(config, *self.widths).to(self.device)
         snapshots = Snapshots(policy, config.evaluations, config.updates).to(self.device)
         self._load(stage, policy, snapshots)
         return policy, snapshots

@@ -30,7 +30,7 @@ from ipd_lite.evaluate import bootstrap_interval, paired_interval
 from ipd_lite.iql import diagnose
 from ipd_lite.pipeline import METHODS, Pipeline
 from ipd_lite.runs import write_atomically
-from ipd_lite.world_model import calibrate_threshold
+from ipd_lite.world_model import holdout_uncertainty
 
 QUANTILES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 
@@ -160,10 +160,9 @@ def inside_arrays(pipeline: Pipeline) -> dict[str, Tensor]:
     # Looser gates than the one in use need continuations that it would have stopped.
     loose = pipeline.attempt_without_gate()
     replayed, _ = diagnostics.replay(pipeline.task, loose, data, pipeline.values, discount)
-    thresholds = [
-        float(calibrate_threshold(pipeline.world_model, pipeline.holdout, q)) for q in QUANTILES
-    ]
-    imagined, real, counts = diagnostics.gain_by_threshold(replayed, np.array(thresholds))
+    doubts = holdout_uncertainty(pipeline.world_model, pipeline.holdout)
+    thresholds = torch.quantile(doubts, torch.tensor(QUANTILES, device=data.device))
+    imagined, real, counts = diagnostics.gain_by_threshold(replayed, thresholds.cpu().numpy())
     paths = [data.observations[r[v], :2].cpu().numpy() for r, v in zip(rows, valid, strict=True)]
     dreams = [
         o[: n + 1, :2].cpu().numpy() for o, n in zip(few.observations, few.length, strict=True)

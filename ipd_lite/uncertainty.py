@@ -74,11 +74,12 @@ def inside_threshold(uncertainty: Tensor, threshold: Tensor | float, cumulative:
 
     Per step: every U up to and including this one is at or below the threshold. Cumulative: the
     running sum of U stays at or below (steps so far) * threshold, so that one doubtful step can be
-    paid for by certain ones.
+    paid for by certain ones. A U that is not finite (unknown, or a diverged model) never passes,
+    whatever the threshold.
     """
     if cumulative:
         steps = torch.arange(1, uncertainty.shape[1] + 1, device=uncertainty.device)
         passed = uncertainty.cumsum(1) <= threshold * steps
     else:
         passed = uncertainty <= threshold
-    return passed.cumprod(1).bool()
+    return (passed & uncertainty.isfinite()).cumprod(1).bool()

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from ipd_lite.config import WorldModelConfig
 from ipd_lite.data import OfflineDataset
-from ipd_lite.nets import EnsembleMLP, Features
+from ipd_lite.nets import EnsembleMLP, Features, in_chunks
 from ipd_lite.runs import Checkpoint, seeded
 from ipd_lite.tasks import RewardFunction, TerminationFunction
 from ipd_lite.uncertainty import ensemble_divergence
@@ -318,14 +318,14 @@ def choose_elites(model: WorldModel) -> None:
 
 
 @torch.no_grad()
+def holdout_uncertainty(model: WorldModel, holdout: OfflineDataset) -> Tensor:
+    """U (N,) of every held-out real (s, a), in nats."""
+    return in_chunks(model.uncertainty, holdout.observations, holdout.actions, size=4096)
+
+
 def calibrate_threshold(model: WorldModel, holdout: OfflineDataset, quantile: float) -> Tensor:
     """Threshold of U, scalar: its `quantile` over held-out real (s, a).
 
     U's scale differs between tasks by orders of magnitude; a quantile does not.
     """
-    size = 4096
-    pieces = [
-        model.uncertainty(holdout.observations[i : i + size], holdout.actions[i : i + size])
-        for i in range(0, len(holdout), size)
-    ]
-    return torch.quantile(torch.cat(pieces), quantile)
+    return torch.quantile(holdout_uncertainty(model, holdout), quantile)

@@ -19,11 +19,11 @@ from ipd_lite.iql import (
     Values,
     diagnose,
     expectile_loss,
-    in_chunks,
     iql_loss,
     train_values,
     value_bounds,
 )
+from ipd_lite.nets import in_chunks
 from tests.helpers import GAMMA, episode_lists, same_bits, small_dataset
 
 TINY = ValueConfig(
