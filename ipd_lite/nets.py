@@ -73,10 +73,11 @@ class EnsembleLinear(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(members, B, outputs) from (B, inputs) or (members, B, inputs)."""
+        members, _, outputs = self.weight.shape
         if inputs.dim() == 2:
-            if self.weight.shape[0] == 1:
-                return torch.addmm(self.bias[0], inputs, self.weight[0]).unsqueeze(0)
-            inputs = inputs.expand(self.weight.shape[0], *inputs.shape)
+            inputs = inputs.expand(members, *inputs.shape)
+        if outputs == 1 and members > 1:  # batched products with one column are slow
+            return (inputs * self.weight.transpose(1, 2)).sum(-1, keepdim=True) + self.bias
         return torch.baddbmm(self.bias, inputs, self.weight)
 
 
@@ -102,9 +103,16 @@ class EnsembleMLP(nn.Module):
         widths = [inputs] + [width] * depth
         self.layers = nn.ModuleList(EnsembleLinear(members, a, b) for a, b in pairwise(widths))
         self.head = EnsembleLinear(members, width if depth else inputs, outputs)
-        self.activation = activation()
+        # In place where the gradient needs only the output: one large tensor less.
+        self.activation = nn.ReLU(inplace=True) if activation is nn.ReLU else activation()
         self.layer_norm = layer_norm
+        # LayerNorm is not affine, but torch's kernel is twice as fast when it is given constants.
+        self.register_buffer("ones", torch.ones(width), persistent=False)
+        self.register_buffer("zeros", torch.zeros(width), persistent=False)
         self.dropout = dropout
+
+    ones: Tensor
+    zeros: Tensor
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(members, B, outputs) from (B, inputs) or (members, B, inputs)."""
@@ -112,7 +120,7 @@ class EnsembleMLP(nn.Module):
         for layer in self.layers:
             hidden = layer(hidden)
             if self.layer_norm:
-                hidden = F.layer_norm(hidden, hidden.shape[-1:])
+                hidden = F.layer_norm(hidden, hidden.shape[-1:], self.ones, self.zeros)
             hidden = self.activation(hidden)
             if self.dropout:
                 hidden = F.dropout(hidden, self.dropout, self.training)

@@ -48,6 +48,11 @@ class GaussianEnsemble(nn.Module):
         log_variance = self.lowest + F.softplus(log_variance - self.lowest)
         return mean, log_variance, logits
 
+    def expected(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and logits alone, as :meth:`forward` gives them (planning needs no variance)."""
+        mean, _, logits = self.mlp(inputs).split(self.split, -1)
+        return mean, logits
+
 
 class WorldModel(nn.Module):
     """Ensemble of M Gaussian dynamics over raw observations (..., O) and actions (..., A).
@@ -125,8 +130,14 @@ class WorldModel(nn.Module):
         """
         elites = self.elites.shape[0]
         inputs = self.inputs(observations, actions)
-        predicted = self.elite_net(inputs.reshape(elites, -1, inputs.shape[-1]))
-        mean, log_variance, logits = (x.flatten(0, 1) for x in predicted)
+        inputs = inputs.reshape(elites, -1, inputs.shape[-1])
+        log_variance = None
+        if generator is None:
+            mean, logits = self.elite_net.expected(inputs)
+        else:
+            mean, log_variance, logits = self.elite_net(inputs)
+            log_variance = log_variance.flatten(0, 1)
+        mean, logits = mean.flatten(0, 1), logits.flatten(0, 1)
         return self._outcome(observations, actions, mean, log_variance, logits, generator)
 
     def step_with_uncertainty(
@@ -153,11 +164,11 @@ class WorldModel(nn.Module):
         observations: Tensor,
         actions: Tensor,
         mean: Tensor,
-        log_variance: Tensor,
+        log_variance: Tensor | None,
         logits: Tensor,
         generator: torch.Generator | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        if generator is not None:
+        if generator is not None and log_variance is not None:
             noise = torch.empty_like(mean).normal_(generator=generator)
             mean = mean + noise * (0.5 * log_variance).exp()
         target = mean * self.target_deviation + self.target_mean
@@ -248,7 +259,7 @@ def train_world_model(
         bootstrap = torch.randint(
             len(training), (config.members, len(training)), generator=generator, device=device
         )
-        inputs = torch.cat([training.observations, training.actions], dim=1)
+        inputs = model.inputs(training.observations, training.actions)
         targets = (targets - model.target_mean) / model.target_deviation
         rows = torch.cat([inputs, targets, training.terminated.float()[:, None]], dim=1)
         optimizer = torch.optim.AdamW(
@@ -267,11 +278,8 @@ def train_world_model(
                 device=device,
             )
             batch = rows[bootstrap.gather(1, column)]
-            observations, actions, target, ended = batch.split(
-                [model.observations, inputs.shape[1] - model.observations, model.gaussians, 1],
-                dim=-1,
-            )
-            mean, log_variance, logits = model.net(model.inputs(observations, actions))
+            given, target, ended = batch.split([inputs.shape[1], model.gaussians, 1], dim=-1)
+            mean, log_variance, logits = model.net(given)
             loss = gaussian_loss(mean, log_variance, target, model.net.lowest, model.net.highest)
             if model.logits:
                 loss = loss + config.members * F.binary_cross_entropy_with_logits(logits, ended)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from inspect import signature
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from ipd_lite.distill import TransformerActor, make_policy, prepare_lessons, tra
 from ipd_lite.evaluate import rollout
 from ipd_lite.imagine import plan_in_chunks, planning_model
 from ipd_lite.iql import Values, train_values
+from ipd_lite.mazes import make_point_maze
 from ipd_lite.world_model import WorldModel, train_world_model
 from tests.benchmarks import flops
 
@@ -219,11 +222,13 @@ def test_evaluation(measure, repeat):
     values = Values(LESSON.values, 4, 2, (0, 1)).eval().requires_grad_(False)
     policy = make_policy(4, 2, LESSON.distillation, 100).eval().requires_grad_(False)
     actor = TransformerActor(policy, values=values)
-    steps = int(rollout(task, actor, config).steps.sum())
+    repeat_action = signature(make_point_maze).parameters["action_repeat"].default
+    steps = int(rollout(task, actor, config).steps.sum()) * repeat_action
     measure(
         "evaluation, 100 episodes, 25 side by side",
         lambda: rollout(task, actor, config),
         steps,
         unit="env steps",
         rounds=3,
+        note=f"evaluation: one decision of the policy is {repeat_action} steps of the environment",
     )
