@@ -1,19 +1,39 @@
-"""Make the teaching datasets: D4RL's recipe for mazes.
+"""Make the teaching datasets: D4RL's recipes for mazes and for locomotion.
 
-A proportional-derivative controller follows waypoints to a random cell; on arrival it gets another
-one, with no reset in between. The stream is *undirected*: it knows nothing of the task's goal.
-Afterwards it is labelled with the task (reward -1 per decision, terminated at the goal) and cut
-into short episodes, so that no single one leads from a far start to the goal.
+**Mazes.** A proportional-derivative controller follows waypoints to a random cell; on arrival it
+gets another one, with no reset in between. The stream is *undirected*: it knows nothing of the
+task's goal. Afterwards it is labelled with the task (reward -1 per decision, terminated at the
+goal) and cut into short episodes, so that no single one leads from a far start to the goal.
+
+**Locomotion.** Packaged snapshots of one SAC training (`train_behaviour.py`) act with their
+exploration noise. The *expert* is the snapshot with the best measured return (so its score flatters
+a little: the best of about twenty), *medium* the one nearest a third of the expert's score.
+`medium` is logged by that actor alone, `medium-replay` by every snapshot up to it as the training
+went by, `medium-expert` is `medium` followed by as much of the expert.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
+import gymnasium as gym
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ipd_lite.data import DataError, Episode, OfflineDataset, from_episodes, local_path, save_minari
 from ipd_lite.mazes import GOAL_RADIUS, Array, Geometry, geometry, make_point_maze, waypoint_action
-from ipd_lite.tasks import MazeRecipe, Task
+from ipd_lite.tasks import MazeRecipe, SnapshotRecipe, Task
+from ipd_lite.train_behaviour import (
+    ENVIRONMENTS,
+    SNAPSHOT_FOLDER,
+    act,
+    load_snapshots,
+    read_table,
+)
+
+Actor = dict[str, NDArray[np.float32]]
+"""Weights of one snapshot, see `train_behaviour.act`."""
 
 
 def record_stream(recipe: MazeRecipe, progress: bool = True) -> tuple[Array, Array]:
@@ -77,6 +97,158 @@ def label_stream(observations: Array, actions: Array, goal: Array, length: int) 
     return episodes
 
 
+def measured_scores(robot: str) -> dict[int, float]:
+    """Normalized score of every packaged snapshot of `robot`, by training step, in order."""
+    rows = read_table(SNAPSHOT_FOLDER / "snapshots.csv")
+    return {
+        int(row["step"]): float(row["normalized_score"])
+        for row in rows
+        if row["environment"] == robot
+    }
+
+
+def medium_and_expert(scores: dict[int, float]) -> tuple[int, int]:
+    """Training steps of the snapshot nearest a third of the best score, and of the best one."""
+    expert = max(scores, key=lambda step: scores[step])
+    before = [step for step in scores if step <= expert]
+    return min(before, key=lambda step: abs(scores[step] - scores[expert] / 3)), expert
+
+
+def training_shares(steps: Sequence[int], total: int) -> list[int]:
+    """How many of `total` logged steps each snapshot contributes to a replay, shape of `steps`.
+
+    Every step of the training, from 0 to the last snapshot, is logged by the snapshot nearest to
+    it: snapshots that stand alone log more than those that stand close together.
+    """
+    at = np.asarray(steps, dtype=np.float64)
+    borders = np.concatenate([[0.0], (at[1:] + at[:-1]) / 2, at[-1:]])
+    counts = np.diff(np.round(total * borders / at[-1]).astype(np.int64))
+    return [int(count) for count in counts]
+
+
+def plan_streams(recipe: SnapshotRecipe) -> list[list[tuple[Actor, int]]]:
+    """Independent streams of (actor, steps per environment copy) that make up a dataset."""
+    scores = measured_scores(recipe.robot)
+    medium, expert = medium_and_expert(scores)
+    actors = load_snapshots(recipe.robot)
+    if recipe.mixture == "medium-replay":
+        up_to_medium = [step for step in scores if step <= medium]
+        counts = training_shares(up_to_medium, recipe.steps)
+        pairs = zip(up_to_medium, counts, strict=True)
+        return [[(actors[step], count) for step, count in pairs]]
+    streams = [[(actors[medium], recipe.steps)]]
+    if recipe.mixture == "medium-expert":
+        streams.append([(actors[expert], recipe.steps)])
+    return streams
+
+
+def record_actors(
+    environment: str,
+    stream: Sequence[tuple[Actor, int]],
+    copies: int,
+    seed: int,
+    progress: bool = True,
+) -> list[Episode]:
+    """Episodes in the order in which they began; every copy steps under the same actor.
+
+    An actor takes over from the one before in the middle of an episode, as in training. The last
+    episode of each copy may be unfinished: it is kept and counts as truncated.
+    """
+    generator = np.random.default_rng(seed)
+    environments = [gym.make(environment, disable_env_checker=True) for _ in range(copies)]
+    observation = np.stack([env.reset(seed=seed + i)[0] for i, env in enumerate(environments)])
+    logs = [_Log(0, i, observation[i]) for i in range(copies)]
+    finished: list[_Log] = []
+    total = sum(steps for _, steps in stream)
+    bar = tqdm(total=total * copies, desc="collect", unit="step", disable=not progress)
+    for clock, actor in enumerate(_each_step(stream), start=1):
+        actions = act(actor, observation, generator)
+        for i, env in enumerate(environments):
+            following, reward, terminated, truncated, _ = env.step(actions[i])
+            logs[i].add(following, actions[i], float(reward), terminated)
+            if terminated or truncated:
+                finished.append(logs[i])
+                following, _ = env.reset()
+                logs[i] = _Log(clock, i, following)
+            observation[i] = following
+        bar.update(copies)
+    bar.close()
+    for env in environments:
+        env.close()
+    finished += [log for log in logs if log.rewards]
+    return [log.episode() for log in sorted(finished, key=lambda log: (log.began, log.copy))]
+
+
+def _each_step(stream: Sequence[tuple[Actor, int]]) -> Iterator[Actor]:
+    for actor, steps in stream:
+        for _ in range(steps):
+            yield actor
+
+
+class _Log:
+    """One episode while it is being recorded."""
+
+    def __init__(self, began: int, copy: int, observation: NDArray[np.float64]) -> None:
+        self.began, self.copy = began, copy
+        self.observations = [observation.copy()]
+        self.actions: list[NDArray[np.float32]] = []
+        self.rewards: list[float] = []
+        self.terminated = False
+
+    def add(
+        self,
+        observation: NDArray[np.float64],
+        action: NDArray[np.float32],
+        reward: float,
+        terminated: bool,
+    ) -> None:
+        self.observations.append(observation.copy())
+        self.actions.append(action.copy())
+        self.rewards.append(reward)
+        self.terminated = terminated
+
+    def episode(self) -> Episode:
+        return Episode(
+            np.stack(self.observations),
+            np.stack(self.actions),
+            np.array(self.rewards),
+            self.terminated,
+        )
+
+
+def record_maze(recipe: MazeRecipe, progress: bool = True) -> list[Episode]:
+    """The maze recipe from start to end: one undirected stream, labelled and cut."""
+    observations, actions = record_stream(recipe, progress)
+    return label_stream(observations, actions, geometry(recipe.maze).goal, recipe.episode_length)
+
+
+def record_locomotion(recipe: SnapshotRecipe, progress: bool = True) -> list[Episode]:
+    """The locomotion recipe from start to end."""
+    return [
+        episode
+        for number, stream in enumerate(plan_streams(recipe))
+        for episode in record_actors(
+            ENVIRONMENTS[recipe.robot],
+            stream,
+            recipe.copies,
+            recipe.seed + number * recipe.copies,
+            progress,
+        )
+    ]
+
+
+def _algorithm(recipe: MazeRecipe | SnapshotRecipe) -> str:
+    if isinstance(recipe, MazeRecipe):
+        return f"waypoint controller, speed {recipe.speed}, noise {recipe.noise}"
+    medium, expert = medium_and_expert(measured_scores(recipe.robot))
+    steps = {
+        "medium": f"snapshot at step {medium}",
+        "medium-replay": f"snapshots up to step {medium}",
+        "medium-expert": f"snapshots at steps {medium} and {expert}",
+    }
+    return f"SAC, {steps[recipe.mixture]}, with exploration noise"
+
+
 def collect(task: Task, progress: bool = True, replace_existing: bool = False) -> OfflineDataset:
     """Collect the task's dataset and store it in Minari's folder (about half a minute).
 
@@ -85,22 +257,24 @@ def collect(task: Task, progress: bool = True, replace_existing: bool = False) -
     Raises:
         DataError: the task has no recipe, or its dataset exists (unless `replace_existing`).
     """
-    if task.recipe is None:
+    recipe = task.recipe
+    if recipe is None:
         raise DataError(
             f"task {task.name} has no recipe; download it: minari download {task.dataset}"
         )
     if local_path(task.dataset).is_dir() and not replace_existing:
         raise DataError(f"dataset {task.dataset} exists already; pass --replace to make it again")
-    observations, actions = record_stream(task.recipe, progress)
-    goal = geometry(task.recipe.maze).goal
-    episodes = label_stream(observations, actions, goal, task.recipe.episode_length)
+    if isinstance(recipe, MazeRecipe):
+        episodes = record_maze(recipe, progress)
+    else:
+        episodes = record_locomotion(recipe, progress)
     dataset = from_episodes(episodes, task.dataset)
     save_minari(
         dataset,
         task.dataset,
         environment=task.environment,
         reference_scores=(task.reference_min, task.reference_max),
-        algorithm=f"waypoint controller, speed {task.recipe.speed}, noise {task.recipe.noise}",
+        algorithm=_algorithm(recipe),
         description=task.description,
         replace_existing=replace_existing,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -456,7 +457,6 @@ def save_minari(
                 infos={"imagined": host.imagined[start:end].numpy()} if any_imagined else None,
             )
         )
-    low_reference, high_reference = reference_scores or (None, None)
     root = Path(minari.storage.get_dataset_path())
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root, prefix=".partial-") as partial:
@@ -468,16 +468,27 @@ def save_minari(
                 env=env,
                 observation_space=box(-np.inf, np.inf, dataset.observations.shape[1:], np.float32),
                 action_space=action_space,
-                ref_min_score=low_reference,
-                ref_max_score=high_reference,
                 algorithm_name=algorithm,
                 description=description,
+            )
+        if reference_scores:
+            _add_metadata(
+                Path(partial) / dataset_id / "data",
+                ref_min_score=reference_scores[0],
+                ref_max_score=reference_scores[1],
             )
         if target.exists():
             shutil.rmtree(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         os.replace(Path(partial) / dataset_id, target)
     return target
+
+
+def _add_metadata(folder: Path, **values: Any) -> None:
+    """Minari itself keeps reference scores only beside an environment."""
+    file = folder / "metadata.json"
+    metadata = json.loads(file.read_text())
+    file.write_text(json.dumps({**metadata, **values}))
 
 
 @contextlib.contextmanager

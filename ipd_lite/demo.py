@@ -27,7 +27,7 @@ from ipd_lite.report import (
     summarize,
 )
 from ipd_lite.runs import load_tensors, save_tensors, write_atomically, write_csv
-from ipd_lite.tasks import get_task
+from ipd_lite.tasks import MazeRecipe, get_task
 
 
 def _open(
@@ -193,7 +193,7 @@ def study(
     for task_name, group in gather_scores(out).groupby("task", sort=False):
         write_csv(results / f"scores-{task_name}.csv", group)
     for name in tasks:
-        if get_task(name).recipe is None:
+        if not isinstance(get_task(name).recipe, MazeRecipe):
             continue
         config = get_task(name).config(preset)
         rows = Parallel(n_jobs=workers)(

@@ -19,7 +19,7 @@ from ipd_lite.imagine import Continuations, imagined_return
 from ipd_lite.iql import Values
 from ipd_lite.mazes import Array, Geometry, geometry, make_point_maze, solve_time_to_goal
 from ipd_lite.nets import in_chunks
-from ipd_lite.tasks import Task
+from ipd_lite.tasks import MazeRecipe, Task
 from ipd_lite.world_model import WorldModel
 
 
@@ -65,8 +65,7 @@ class ValueMap:
 @torch.no_grad()
 def value_map(task: Task, values: Values, dataset: OfflineDataset, discount: float) -> ValueMap:
     """Learned V beside the exact V* of the discretized maze, velocity included."""
-    assert task.recipe is not None
-    exact = solve_time_to_goal(task.recipe.maze)
+    exact = solve_time_to_goal(maze_of(task).name)
     grid = np.concatenate([exact.points, np.zeros_like(exact.points)], axis=1)
     as_tensor = torch.as_tensor(grid, dtype=torch.float32, device=dataset.device)
     states = dataset.observations[:: max(1, len(dataset) // 10_000)]
@@ -100,8 +99,7 @@ def model_report(
     task: Task, world_model: WorldModel, holdout: OfflineDataset, seed: int, count: int = 2_000
 ) -> ModelReport:
     """Half held-out (s, a), half off-data: uniform positions, velocities and actions."""
-    assert task.recipe is not None
-    maze = geometry(task.recipe.maze)
+    maze = maze_of(task)
     generator = np.random.default_rng(seed)
     index = torch.as_tensor(generator.integers(len(holdout), size=count // 2))
     states = _numpy(holdout.observations[index.to(holdout.device)])
@@ -112,7 +110,7 @@ def model_report(
     )
     observations = np.concatenate([states, strange])
     taken = np.concatenate([actions, generator.uniform(-1, 1, free.shape)])
-    truth = MazeSimulator(task.recipe.maze).step(observations, taken)
+    truth = MazeSimulator(maze.name).step(observations, taken)
     s = torch.as_tensor(observations, dtype=torch.float32, device=holdout.device)
     a = torch.as_tensor(taken, dtype=torch.float32, device=holdout.device)
     means, variances = world_model.predict(s, a)
@@ -156,8 +154,8 @@ def replay(
     count: int = 300,
 ) -> tuple[Replay, list[Array]]:
     """Play imagined actions in the true maze and compare the gains; also the true paths."""
-    assert task.recipe is not None and task.terminated is not None
-    simulator = MazeSimulator(task.recipe.maze)
+    assert task.terminated is not None
+    simulator = MazeSimulator(maze_of(task).name)
     chosen = continuations.select(slice(0, count))
     starts = _numpy(dataset.observations[chosen.start])
     actions, lengths = _numpy(chosen.actions), chosen.length.cpu().numpy()
@@ -204,6 +202,6 @@ def maze_of(task: Task) -> Geometry:
     Raises:
         ValueError: the task is not a maze.
     """
-    if task.recipe is None:
+    if not isinstance(task.recipe, MazeRecipe):
         raise ValueError(f"task {task.name} is not a maze; this diagnostic needs one")
     return geometry(task.recipe.maze)

@@ -47,7 +47,7 @@ from ipd_lite.imagine import (
 from ipd_lite.iql import Values, diagnose, train_values
 from ipd_lite.nets import Snapshots
 from ipd_lite.runs import Stage, key_of, versions, write_csv, write_json
-from ipd_lite.tasks import RewardFunction, Task, get_task
+from ipd_lite.tasks import MazeRecipe, RewardFunction, Task, get_task
 from ipd_lite.transformer import TransformerPolicy
 from ipd_lite.world_model import (
     WorldModel,
@@ -62,7 +62,10 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Method:
-    """How a method differs from IPD: config fields, and which function evaluates it."""
+    """How a method differs from IPD: config fields, and which function evaluates it.
+
+    `evaluate` returns one actor per checkpoint, or none: then the score is the data's own.
+    """
 
     description: str
     evaluate: Callable[[Pipeline], list[Actor]]
@@ -399,13 +402,9 @@ def joined(*modules: torch.nn.Module) -> dict[str, Tensor]:
 
 
 def _behaviour(pipeline: Pipeline) -> list[Actor]:
+    """The maze controller; data from anywhere else speaks for itself (no actor)."""
     recipe = pipeline.task.recipe
-    if recipe is None:
-        raise ValueError(
-            f"task {pipeline.task.name} has no behaviour policy to run; "
-            "its data's own returns are printed by `ipd-lite tasks`"
-        )
-    return [MazeBehaviour(recipe, pipeline.seed)]
+    return [MazeBehaviour(recipe, pipeline.seed)] if isinstance(recipe, MazeRecipe) else []
 
 
 def _iql(pipeline: Pipeline) -> list[Actor]:
@@ -574,10 +573,7 @@ def run(
     write_json(folder / "config.json", {**identity, "key": key, "versions": versions()})
     actors = method.evaluate(pipeline)
     started = time.perf_counter()
-    rollouts = [
-        rollout(task, actor, config.evaluation, device=pipeline.device, progress=progress)
-        for actor in actors
-    ]
+    rollouts = _rollouts(pipeline, actors)
     pipeline.seconds["evaluation"] = round(time.perf_counter() - started, 3)
     write_csv(folder / "episodes.csv", _episode_rows(rollouts))
     if pipeline.used:
@@ -610,11 +606,27 @@ def evaluate_again(
     pipeline = Pipeline(
         task, identity["seed"], config, out, choose_device(device), progress, read_only=True
     )
-    rollouts = [
-        rollout(task, actor, config.evaluation, device=pipeline.device, progress=progress)
-        for actor in method.evaluate(pipeline)
-    ]
+    rollouts = _rollouts(pipeline, method.evaluate(pipeline))
     return _score_rows(identity, task, rollouts, sum(pipeline.seconds.values()))
+
+
+def recorded_episodes(data: OfflineDataset) -> Rollouts:
+    """The data's own episodes in place of rollouts (nothing is known of their success)."""
+    returns = data.episode_returns.cpu().numpy().astype(np.float64)
+    return Rollouts(returns, data.lengths.cpu().numpy(), np.full(len(returns), np.nan))
+
+
+def _rollouts(pipeline: Pipeline, actors: Sequence[Actor]) -> list[Rollouts]:
+    """Every checkpoint in the environment; without one, the recorded episodes."""
+    if not actors:
+        return [recorded_episodes(pipeline.recorded)]
+    return [
+        rollout(
+            pipeline.task, actor, pipeline.config.evaluation,
+            device=pipeline.device, progress=pipeline.progress,
+        )
+        for actor in actors
+    ]  # fmt: skip
 
 
 def check(config: Config) -> None:

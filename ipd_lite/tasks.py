@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import minari
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ipd_lite import mazes
 from ipd_lite.config import Config, override, preset
+from ipd_lite.train_behaviour import ENVIRONMENTS, REFERENCE_RETURNS
 
 RewardFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(observations (..., O), actions (..., A), next observations (..., O)) -> rewards (...)."""
@@ -41,6 +42,19 @@ class MazeRecipe:
 
 
 @dataclass(frozen=True)
+class SnapshotRecipe:
+    """How a locomotion dataset is logged by the packaged SAC snapshots (see `collect.py`)."""
+
+    robot: Literal["hopper", "halfcheetah", "walker2d"]
+    mixture: Literal["medium", "medium-replay", "medium-expert"]
+    steps: int = 10_000
+    """Steps of each environment copy; `medium-expert` logs this many twice."""
+    copies: int = 10
+    """Environments side by side under one batched actor."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class Task:
     """One offline-RL problem.
 
@@ -56,16 +70,20 @@ class Task:
     reference_min: float
     reference_max: float
     score_definition: str
-    recipe: MazeRecipe | None = None
+    recipe: MazeRecipe | SnapshotRecipe | None = None
     remote_dataset: str | None = None
     position_dimensions: tuple[int, ...] = ()
     reward: RewardFunction | None = None
     terminated: TerminationFunction | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    """What the task itself asks for, in every preset."""
+    lesson: Mapping[str, Any] = field(default_factory=dict)
+    """Sizes of the `lesson` preset alone."""
 
     def config(self, preset_name: str) -> Config:
         """The preset with this task's overrides."""
-        return override(preset(preset_name), dict(self.overrides))
+        config = override(preset(preset_name), dict(self.overrides))
+        return override(config, dict(self.lesson)) if preset_name == "lesson" else config
 
     def make(self, **kwargs: Any) -> gym.Env[Any, Any]:
         """A new evaluation environment (keyword arguments go to `gymnasium.make`)."""
@@ -112,6 +130,71 @@ def _maze_task(name: str, maze: str, description: str, controller: float, **reci
     )
 
 
+def hopper_termination(next_observations: Tensor) -> Tensor:
+    """Terminated when the hopper is too low, leans too far, or a coordinate leaves (-100, 100).
+
+    Hopper-v5's health condition. Velocities are clipped to 10 in the observation, so that the last
+    part can only be seen in the joint angles.
+    """
+    height, angle = next_observations[..., 0], next_observations[..., 1]
+    sane = (next_observations[..., 1:].abs() < 100).all(-1)
+    return ~(sane & (height > 0.7) & (angle.abs() < 0.2))
+
+
+def walker2d_termination(next_observations: Tensor) -> Tensor:
+    """Terminated when the torso leaves heights 0.8 to 2 m or tilts by more than 1 rad."""
+    height, angle = next_observations[..., 0], next_observations[..., 1]
+    return ~((height > 0.8) & (height < 2.0) & (angle.abs() < 1.0))
+
+
+def never_terminates(next_observations: Tensor) -> Tensor:
+    """False for every state: episodes end by the time limit alone."""
+    return torch.zeros_like(next_observations[..., 0], dtype=torch.bool)
+
+
+LOCOMOTION_TERMINATION: dict[str, TerminationFunction] = {
+    "hopper": hopper_termination,
+    "halfcheetah": never_terminates,
+    "walker2d": walker2d_termination,
+}
+
+
+def _locomotion_task(robot: Any, mixture: Any, what: str) -> Task:
+    low, high = REFERENCE_RETURNS[robot]
+    environment = ENVIRONMENTS[robot]
+    return Task(
+        name=f"{robot}-{mixture}",
+        description=what,
+        environment=environment,
+        dataset=f"ipd-lite/{robot}/{mixture}-v0",
+        reference_min=low,
+        reference_max=high,
+        score_definition=(
+            f"0 = D4RL's random policy, 100 = D4RL's expert; returns are measured in {environment}"
+        ),
+        recipe=SnapshotRecipe(robot, mixture),
+        terminated=LOCOMOTION_TERMINATION[robot],
+        overrides=LOCOMOTION_OVERRIDES,
+        lesson=LOCOMOTION_LESSON,
+    )
+
+
+LOCOMOTION_OVERRIDES: dict[str, Any] = {
+    "data.reward_scale": "return range",
+    "values.fourier_features": 0,
+    "world_model.fourier_features": 0,
+    "values.expectile": 0.7,
+    "values.temperature": 3.0,
+}
+# PAPER SILENT: expectile, temperature and reward scale are those of IQL on the same tasks.
+LOCOMOTION_LESSON: dict[str, Any] = {"evaluation.episodes": 20, "evaluation.slots": 20}
+
+_MIXTURES = {
+    "medium": "one actor, the snapshot nearest a third of the expert's score",
+    "medium-replay": "every snapshot up to medium, in training order",
+    "medium-expert": "half medium, half the best snapshot",
+}
+
 # The controllers' mean returns over evaluation starts 12345..12444; a test measures them again.
 TASKS: dict[str, Task] = {
     task.name: task
@@ -135,6 +218,18 @@ TASKS: dict[str, Task] = {
             "medium maze, hesitant data: better actions exist than the data's usual ones",
             controller=-29.69,
             speed=0.4,
+        ),
+        _maze_task(
+            "pointmaze-large",
+            "large",
+            "large maze, undirected data at full speed in pieces of 20 decisions",
+            controller=-41.35,
+            decisions=80_000,
+        ),
+        *(
+            _locomotion_task(robot, mixture, what)
+            for robot in ENVIRONMENTS
+            for mixture, what in _MIXTURES.items()
         ),
     )
 }

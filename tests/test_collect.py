@@ -1,19 +1,36 @@
-"""Collecting maze data: the same bytes for a seed, and honest labels."""
+"""Collecting data: the same bytes for a seed, and honest labels."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
+import gymnasium as gym
+import minari
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipd_lite.collect import behaviour_action, collect, label_stream, record_stream
-from ipd_lite.data import DataError, load_task
+from ipd_lite.collect import (
+    Actor,
+    behaviour_action,
+    collect,
+    label_stream,
+    measured_scores,
+    medium_and_expert,
+    plan_streams,
+    record_actors,
+    record_locomotion,
+    record_stream,
+    training_shares,
+)
+from ipd_lite.data import DataError, from_episodes, load_task, local_path
 from ipd_lite.mazes import GOAL_RADIUS, geometry, waypoint_action
-from ipd_lite.tasks import MazeRecipe, Task, get_task
+from ipd_lite.tasks import MazeRecipe, SnapshotRecipe, Task, get_task
+from ipd_lite.train_behaviour import ENVIRONMENTS, act, load_snapshots
 
 RECIPE = MazeRecipe(maze="umaze", decisions=300, episode_length=20, seed=3)
 
@@ -98,3 +115,123 @@ def test_stream_wanders_through_the_whole_maze() -> None:
     assert np.abs(actions).max() <= 1
     # One walk: no jump that the ball could not make.
     assert np.abs(np.diff(observations[:, :2], axis=0)).max() < 0.3
+
+
+# ---------------------------------------------------------------- locomotion
+
+
+def small_recipe(mixture: str, steps: int = 30, seed: int = 0) -> SnapshotRecipe:
+    return SnapshotRecipe("hopper", mixture, steps=steps, copies=3, seed=seed)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("robot", ENVIRONMENTS)
+def test_medium_is_nearest_a_third_of_the_best(robot: str) -> None:
+    scores = measured_scores(robot)
+    medium, expert = medium_and_expert(scores)
+    assert scores[expert] == max(scores.values())
+    distance = abs(scores[medium] - scores[expert] / 3)
+    assert all(abs(scores[s] - scores[expert] / 3) >= distance for s in scores if s < expert)
+    # The packaged training runs are long enough for honest sets.
+    assert scores[expert] > (60 if robot == "walker2d" else 70)
+    assert set(load_snapshots(robot)) == set(scores)
+
+
+@given(
+    steps=st.lists(st.integers(1, 10**6), min_size=1, max_size=20, unique=True).map(sorted),
+    total=st.integers(1, 10_000),
+)
+def test_training_shares_cover_every_step_by_its_nearest_snapshot(
+    steps: list[int], total: int
+) -> None:
+    shares = training_shares(steps, total)
+    assert sum(shares) == total
+    moments = (np.arange(20_000) + 0.5) / 20_000 * steps[-1]
+    nearest = np.abs(moments[:, None] - np.array(steps)).argmin(1)
+    expected = np.bincount(nearest, minlength=len(steps)) / len(moments) * total
+    np.testing.assert_allclose(shares, expected, atol=1.01 + total / 20_000)
+
+
+def test_mixtures_name_the_right_actors() -> None:
+    actors, (medium, expert) = (
+        load_snapshots("hopper"),
+        medium_and_expert(measured_scores("hopper")),
+    )
+
+    def steps_of(mixture: str) -> list[list[tuple[int, int]]]:
+        def step(actor: Actor) -> int:
+            return next(
+                s for s, w in actors.items() if np.array_equal(w["mean.bias"], actor["mean.bias"])
+            )
+
+        return [[(step(a), n) for a, n in stream] for stream in plan_streams(small_recipe(mixture))]
+
+    assert steps_of("medium") == [[(medium, 30)]]
+    assert steps_of("medium-expert") == [[(medium, 30)], [(expert, 30)]]
+    (replay,) = steps_of("medium-replay")
+    assert [step for step, _ in replay] == [step for step in actors if step <= medium]
+    assert sum(count for _, count in replay) == 30
+
+
+def test_recorded_actions_are_the_actors_own_and_physics_replays() -> None:
+    """Replaying the recorded actions from the same start gives the recorded numbers."""
+    weights = load_snapshots("hopper")[130048]
+    episodes = record_actors("Hopper-v5", [(weights, 40)], copies=2, seed=5, progress=False)
+    assert sum(len(e.rewards) for e in episodes) == 80
+    env = gym.make("Hopper-v5")
+    for copy in range(2):
+        observation, _ = env.reset(seed=5 + copy)
+        first = episodes[copy]
+        np.testing.assert_array_equal(first.observations[0], observation)
+        for t, action in enumerate(first.actions):
+            observation, reward, terminated, _, _ = env.step(action)
+            np.testing.assert_array_equal(first.observations[t + 1], observation)
+            assert first.rewards[t] == reward
+            assert terminated == (first.terminated and t + 1 == len(first.actions))
+    env.close()
+    mode = act(weights, episodes[0].observations[:-1])
+    assert not np.array_equal(mode, episodes[0].actions)  # exploration noise
+    assert (
+        np.corrcoef(np.arctanh(mode).ravel(), np.arctanh(episodes[0].actions).ravel())[0, 1] > 0.5
+    )
+
+
+def test_locomotion_repeats_for_a_seed_and_changes_with_it() -> None:
+    def recorded(seed: int) -> str:
+        recipe = small_recipe("medium-replay", seed=seed)
+        return from_episodes(record_locomotion(recipe, progress=False), "x").fingerprint()
+
+    assert recorded(0) == recorded(0) != recorded(1)
+
+
+def test_medium_expert_begins_with_medium() -> None:
+    medium, both = (
+        from_episodes(record_locomotion(small_recipe(m), progress=False), "x")
+        for m in ("medium", "medium-expert")
+    )
+    assert len(both) == 2 * len(medium) == 180
+    keep = torch.arange(medium.episodes)
+    assert both.select_episodes(keep).fingerprint() == medium.fingerprint()
+
+
+def test_time_limit_truncates_and_a_fall_terminates() -> None:
+    untrained = load_snapshots("hopper")[64]
+    fallen = record_actors("Hopper-v5", [(untrained, 120)], copies=1, seed=0, progress=False)
+    assert len(fallen) > 1
+    assert all(e.terminated for e in fallen[:-1])
+    runner = load_snapshots("halfcheetah")[45056]
+    stream = [(runner, 1_003)]
+    limited = record_actors("HalfCheetah-v5", stream, copies=1, seed=0, progress=False)
+    assert [len(e.rewards) for e in limited] == [1000, 3]
+    assert not any(e.terminated for e in limited)
+
+
+def test_locomotion_is_stored_with_its_references(datasets: Path) -> None:
+    task = replace(get_task("hopper-medium"), recipe=small_recipe("medium"))
+    collected = collect(task, progress=False)
+    assert load_task(task).fingerprint() == collected.fingerprint()
+    stored = minari.load_dataset(task.dataset)
+    assert stored.spec.env_spec.id == "Hopper-v5"
+    metadata = json.loads((local_path(task.dataset) / "metadata.json").read_text())
+    assert metadata["ref_min_score"] == task.reference_min
+    assert metadata["ref_max_score"] == task.reference_max
+    assert "130048" in metadata["algorithm_name"]

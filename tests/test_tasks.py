@@ -8,16 +8,18 @@ import torch
 
 from ipd_lite.config import PRESETS
 from ipd_lite.mazes import geometry, waypoint_action
-from ipd_lite.tasks import TASKS, Task, get_task
+from ipd_lite.tasks import TASKS, MazeRecipe, Task, get_task
+from ipd_lite.train_behaviour import ENVIRONMENTS as ENVIRONMENT_IDS
+from ipd_lite.train_behaviour import act, load_snapshots
 
-MAZE_TASKS = [task for task in TASKS.values() if task.recipe]
+MAZE_TASKS = [task for task in TASKS.values() if isinstance(task.recipe, MazeRecipe)]
 ENVIRONMENTS = {task.environment: task for task in MAZE_TASKS}
 
 
 @pytest.mark.parametrize("task", ENVIRONMENTS.values(), ids=ENVIRONMENTS.keys())
 def test_reference_is_the_controllers_mean_return(task: Task) -> None:
     """Noise-free waypoint controller from the hundred evaluation starts."""
-    assert task.recipe
+    assert isinstance(task.recipe, MazeRecipe)
     maze, env = geometry(task.recipe.maze), task.make()
     returns = []
     for seed in range(12345, 12445):
@@ -38,7 +40,7 @@ def test_reference_is_the_controllers_mean_return(task: Task) -> None:
 
 @pytest.mark.parametrize("task", ENVIRONMENTS.values(), ids=ENVIRONMENTS.keys())
 def test_known_reward_and_termination_agree_with_every_step(task: Task) -> None:
-    assert task.recipe
+    assert isinstance(task.recipe, MazeRecipe)
     assert task.reward
     assert task.terminated
     maze, env, generator = geometry(task.recipe.maze), task.make(), np.random.default_rng(0)
@@ -57,6 +59,31 @@ def test_known_reward_and_termination_agree_with_every_step(task: Task) -> None:
             arrivals += terminated
     env.close()
     assert arrivals >= 4
+
+
+@pytest.mark.parametrize("robot", ENVIRONMENT_IDS)
+def test_known_locomotion_termination_agrees_with_every_step(robot: str) -> None:
+    """Under random actions, which soon end in a fall, and under a trained actor."""
+    task = get_task(f"{robot}-medium")
+    assert task.terminated
+    snapshots = load_snapshots(robot)
+    env, generator = task.make(), np.random.default_rng(0)
+    ends = steps = 0
+    for seed, weights in enumerate([None] * 6 + [list(snapshots.values())[-1]]):
+        observation, _ = env.reset(seed=seed)
+        over = False
+        for _ in range(300):
+            action = generator.uniform(-1, 1, env.action_space.shape).astype(np.float32)
+            if weights is not None:
+                action = act(weights, observation[None])[0]
+            observation, _, terminated, truncated, _ = env.step(action)
+            assert task.terminated(torch.tensor(observation)[None]).tolist() == [terminated]
+            ends, steps, over = ends + terminated, steps + 1, terminated or truncated
+            if over:
+                break
+    env.close()
+    assert steps > 300
+    assert ends == 0 if robot == "halfcheetah" else ends >= 6
 
 
 @pytest.mark.parametrize("task", MAZE_TASKS, ids=lambda task: task.name)
