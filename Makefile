@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test bench lab figures lint format types check-python clean
+.PHONY: help install demo test bench lab notebooks test-notebooks test-browser figures lint format types check-python clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
 
 demo: install  ## collect data, train, evaluate; prints the table and the figures' paths
 	$(BIN)/ipd-lite demo
@@ -20,8 +20,21 @@ test: install  ## the whole test suite
 bench: install  ## the benchmarks, with one readable table at the end
 	@$(BIN)/python -m pytest -q tests/benchmarks --benchmark-enable --benchmark-only --benchmark-quiet
 
-lab: install  ## JupyterLab in this folder
-	$(BIN)/jupyter lab
+lab: install  ## JupyterLab, showing the notebooks
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks
+
+notebooks: install  ## execute all notebooks in order (preset lesson) and save their outputs
+	IPD_PRESET=lesson $(BIN)/jupyter nbconvert --to notebook --execute --inplace \
+	--ExecutePreprocessor.store_widget_state=False --ExecutePreprocessor.record_timing=False \
+	--ExecutePreprocessor.coalesce_streams=True notebooks/[0-9]*.ipynb
+
+test-notebooks: install  ## run every notebook under preset smoke, compare the marked cells
+	@IPD_PRESET=smoke $(BIN)/python -m pytest -q --nbval-lax --nbval-current-env \
+	--nbval-cell-timeout=600 notebooks
+
+test-browser: install  ## run every notebook in a real JupyterLab (needs Chromium), move its widget
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[browser]" -c constraints.txt
+	@IPD_PRESET=smoke IPD_BROWSER=1 $(BIN)/python -m pytest -q tests/test_browser.py
 
 figures: install  ## draw every figure again from the saved results
 	$(BIN)/ipd-lite figures

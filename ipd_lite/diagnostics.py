@@ -5,19 +5,28 @@ Everything here is for reports and figures. Training never sees it.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 from scipy.stats import mannwhitneyu, spearmanr
 from torch import Tensor
 
 from ipd_lite.data import OfflineDataset
 from ipd_lite.imagine import Continuations, imagined_return
 from ipd_lite.iql import Values
-from ipd_lite.mazes import Array, Geometry, geometry, make_point_maze, solve_time_to_goal
+from ipd_lite.mazes import (
+    GOAL_RADIUS,
+    Array,
+    Geometry,
+    geometry,
+    make_point_maze,
+    solve_time_to_goal,
+)
 from ipd_lite.nets import in_chunks
 from ipd_lite.tasks import MazeRecipe, Task
 from ipd_lite.world_model import WorldModel
@@ -205,3 +214,56 @@ def maze_of(task: Task) -> Geometry:
     if not isinstance(task.recipe, MazeRecipe):
         raise ValueError(f"task {task.name} is not a maze; this diagnostic needs one")
     return geometry(task.recipe.maze)
+
+
+def stitch(
+    observations: list[Array], start: Array, goal: Array, radius: float = 0.2
+) -> list[Array]:
+    """Fewest pieces of different recordings that lead from `start` to the goal of a maze.
+
+    A piece may follow another where their states nearly meet: positions (metres) and a fifth of the
+    velocities (metres per second) lie within `radius`. Breadth-first over recordings.
+
+    Args:
+        observations: (T + 1, 4) per episode. start: (4,). goal: (2,).
+
+    Returns:
+        Positions (L, 2) of the pieces in order.
+
+    Raises:
+        ValueError: no chain of recordings leads there.
+    """
+    scale = np.array([1.0, 1.0, 0.2, 0.2])
+    states = np.concatenate(observations) * scale
+    episode = np.repeat(np.arange(len(observations)), [len(o) for o in observations])
+    step = np.concatenate([np.arange(len(o)) for o in observations])
+    near = cKDTree(states)
+    arrived = np.linalg.norm(states[:, :2] - goal, axis=1) <= GOAL_RADIUS
+    offsets = np.arange(len(states)) - step
+    entered: dict[int, tuple[int, int, int]] = {}  # recording: from, leaving it at, entering at
+    queue: deque[int] = deque()
+
+    def enter(rows: list[int], origin: int, leaving: int) -> None:
+        for row in rows:
+            number = int(episode[row])
+            if number not in entered:
+                entered[number] = (origin, leaving, int(step[row]))
+                queue.append(number)
+
+    enter(near.query_ball_point(start * scale, radius), -1, -1)
+    while queue:
+        number = queue.popleft()
+        first = entered[number][2]
+        begin = int(offsets[np.searchsorted(episode, number)]) + first
+        rows = range(begin, begin + len(observations[number]) - first)
+        ends = [row for row in rows if arrived[row]]
+        if ends:
+            pieces, leaving = [], int(step[ends[0]])
+            while number >= 0:
+                origin, left_at, first = entered[number]
+                pieces.append(observations[number][first : leaving + 1, :2])
+                number, leaving = origin, left_at
+            return pieces[::-1]
+        for row in rows:
+            enter(near.query_ball_point(states[row], radius), number, int(step[row]))
+    raise ValueError("no chain of recordings leads from there to the goal; widen the radius")

@@ -289,3 +289,264 @@ def score_chart(
     ax.axvline(0, color=GREY, lw=0.6)
     ax.set(xlabel="normalized score", title=title)
     return figure
+
+
+# -- the course ----------------------------------------------------------------------------------
+
+
+def episode_panels(
+    walls: NDArray[np.bool_], goal: Array, paths: Sequence[Array]
+) -> tuple[Figure, tuple[Axes, Axes]]:
+    """All paths (T, 2) in grey beside empty axes of the distance to the goal over the steps."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.5), width_ratios=(1.1, 1))
+    maze(left, walls, goal)
+    left.add_collection(LineCollection(list(paths), color=GREY, lw=0.4, alpha=0.15, zorder=1))
+    longest = max(len(path) for path in paths)
+    furthest = max(float(np.linalg.norm(path - goal, axis=1).max()) for path in paths)
+    right.axhspan(0, 0.45, color=VERMILION, alpha=0.15, lw=0)
+    right.set(xlim=(0, longest - 1), ylim=(0, furthest), xlabel="step (decisions)",
+              ylabel="distance to the goal (m)")  # fmt: skip
+    return figure, (left, right)
+
+
+def stitched_path(
+    walls: NDArray[np.bool_], goal: Array, paths: Sequence[Array], pieces: Sequence[Array]
+) -> Figure:
+    """Recordings in grey; `pieces` are parts of different ones that lead to the goal together."""
+    figure, ax = plt.subplots(figsize=(4.6, 3.9))
+    maze(ax, walls, goal)
+    ax.add_collection(LineCollection(list(paths), color=GREY, lw=0.4, alpha=0.2, zorder=1))
+    for number, piece in enumerate(pieces):
+        colour = (BLUE, ORANGE, GREEN, PINK, SKY)[number % 5]
+        line = ("-", "--", "-.", ":")[number % 4]
+        ax.plot(*piece.T, line, color=colour, lw=2.2, zorder=4, label=f"recording {number + 1}")
+        ax.plot(*piece[0], "o", color=colour, ms=5, zorder=5)
+    ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    ax.set_title(f"{len(pieces)} recordings, one way to the goal")
+    return figure
+
+
+def intentions(walls: NDArray[np.bool_], goal: Array, onward: Array, actions: Array) -> Figure:
+    """Where recordings went from one place (P, T, 2), and the actions (N, 2) recorded there."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.5))
+    maze(left, walls, goal)
+    left.add_collection(LineCollection(list(onward), color=BLUE, lw=0.7, alpha=0.5, zorder=2))
+    left.plot(*onward[:, 0].mean(0), "o", color=ORANGE, ms=6, zorder=5)
+    left.set_title("the next decisions of different recordings")
+    right.plot(*actions.T, ".", color=BLUE, ms=3, alpha=0.4, label="recorded")
+    right.plot(*actions.mean(0), "*", color=VERMILION, ms=14, label="mean: the clone's answer")
+    right.set(xlabel="force along x", ylabel="force along y", xlim=(-1.1, 1.1), ylim=(-1.1, 1.1),
+              aspect="equal", title="their actions at this place")  # fmt: skip
+    right.legend(loc="upper left", framealpha=0.9, frameon=True)
+    return figure
+
+
+def histogram(
+    values: Mapping[str, Array], label: str, title: str, bins: int = 40, log: bool = False
+) -> Figure:
+    """Named samples (n,) as outlined histograms on one axis."""
+    figure, ax = plt.subplots(figsize=(4.8, 3.0))
+    everything = np.concatenate([np.ravel(v) for v in values.values()])
+    edges = np.linspace(everything.min(), everything.max() + 1e-9, bins + 1)
+    for (name, sample), colour, line in zip(
+        values.items(), (BLUE, ORANGE, GREEN), ("-", "--", "-."), strict=False
+    ):
+        ax.hist(
+            sample,
+            edges.tolist(),
+            histtype="step",
+            color=colour,
+            ls=line,
+            lw=1.5,
+            label=name,
+            log=log,
+        )
+    ax.set(xlabel=label, ylabel="count", title=title)
+    ax.legend()
+    return figure
+
+
+def expectiles(samples: Array, levels: Mapping[float, float]) -> Figure:
+    """A sample (n,) and its expectiles: level tau -> position."""
+    figure, ax = plt.subplots(figsize=(4.8, 3.0))
+    ax.hist(samples, 30, color=SKY, alpha=0.6)
+    for (tau, position), line in zip(levels.items(), ("-", "--", "-.", ":", "-"), strict=False):
+        ax.axvline(position, color=VERMILION, ls=line, label=f"tau = {tau:g}")
+    ax.set(xlabel="Q of the actions that the data took", ylabel="count",
+           title="one state, many actions, several expectiles")  # fmt: skip
+    ax.legend()
+    return figure
+
+
+def lines(
+    series: Mapping[str, tuple[Array, Array]], xlabel: str, ylabel: str, title: str, **axes: Any
+) -> Figure:
+    """Named curves (x (n,), y (n,)); `axes` goes to `Axes.set` (scales, limits)."""
+    figure, ax = plt.subplots(figsize=(4.8, 3.2))
+    styles = zip(
+        (BLUE, ORANGE, GREEN, PINK, VERMILION), ("-", "--", "-.", ":", "-"), "os^dv", strict=True
+    )
+    for (name, (x, y)), (colour, line, marker) in zip(series.items(), styles, strict=False):
+        shown = marker if len(x) <= 20 else ""
+        ax.plot(x, y, line, marker=shown, ms=4, color=colour, label=name)
+    ax.set(xlabel=xlabel, ylabel=ylabel, title=title, **axes)
+    ax.legend()
+    return figure
+
+
+def ensemble_fit(
+    x: Array, y: Array, grid: Array, means: Array, deviations: Array, truth: Array | None = None
+) -> Figure:
+    """Data (n,), members' means and deviations (M, G) over grid (G,): aleatoric and epistemic.
+
+    Left, every member with its band of two deviations; right, both parts of the total variance.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
+    left.plot(x, y, ".", color=GREY, ms=3, alpha=0.6, label="data")
+    for number, (mean, deviation) in enumerate(zip(means, deviations, strict=True)):
+        name = "members" if number == 0 else None
+        left.plot(grid, mean, color=BLUE, lw=1, label=name)
+        left.fill_between(
+            grid, mean - 2 * deviation, mean + 2 * deviation, color=SKY, alpha=0.12, lw=0
+        )
+    if truth is not None:
+        left.plot(grid, truth, "--", color="black", lw=1, label="truth")
+    spread = 3 * float(np.abs(y).max())
+    left.set(xlabel="x", ylabel="y", ylim=(-spread, spread), title="five members, each a Gaussian")
+    left.legend()
+    right.semilogy(grid, (deviations**2).mean(0), "--", color=ORANGE,
+                   label="aleatoric: mean predicted variance")  # fmt: skip
+    right.semilogy(grid, means.var(0) + 1e-8, color=BLUE, label="epistemic: variance of the means")
+    right.set(xlabel="x", ylabel="variance", title="two kinds of not knowing")
+    right.legend()
+    return figure
+
+
+def two_gaussians(grid: Array, first: Array, second: Array, title: str) -> Figure:
+    """Two densities (G,) over grid (G,)."""
+    figure, ax = plt.subplots(figsize=(4.8, 3.0))
+    for density, colour, line, name in (
+        (first, BLUE, "-", "member 1"),
+        (second, ORANGE, "--", "member 2"),
+    ):
+        ax.plot(grid, density, line, color=colour, label=name)
+    ax.set(xlabel="predicted next position", ylabel="density", ylim=(0, 1.7), title=title)
+    ax.legend(loc="upper left")
+    return figure
+
+
+def plan_fan(
+    walls: NDArray[np.bool_], goal: Array, paths: Array, scores: Array, top: int
+) -> Figure:
+    """A planner's candidate futures (N, H + 1, 2) coloured by score (N,), the `top` best thick."""
+    figure, ax = plt.subplots(figsize=(4.8, 3.9))
+    maze(ax, walls, goal)
+    order = np.argsort(scores)
+    drawn = trajectories(ax, list(paths[order]), scores[order], "score of the plan (return)")
+    drawn.set_linewidth([2.2 if i >= len(order) - top else 0.8 for i in range(len(order))])
+    ax.plot(*paths[0, 0], "o", color=ORANGE, ms=6, zorder=6)
+    ax.set_title(f"{len(paths)} imagined futures of {paths.shape[1] - 1} decisions")
+    return figure
+
+
+def attention(weights: Array, labels: Sequence[str], title: str) -> Figure:
+    """Attention weights (heads, T, T), one panel per head: rows look at columns."""
+    heads = len(weights)
+    figure, axes = plt.subplots(1, heads, figsize=(2.3 * heads + 0.8, 2.7), squeeze=False)
+    for number, (ax, weight) in enumerate(zip(axes[0], weights, strict=True)):
+        shown = ax.imshow(weight, cmap=SEQUENTIAL, vmin=0, vmax=1)
+        ax.set_xticks(range(len(labels)), labels, rotation=90)
+        ax.set_yticks(range(len(labels)), labels if number == 0 else [])
+        ax.set_title(f"head {number + 1}")
+    figure.colorbar(shown, ax=axes[0].tolist(), label="weight", shrink=0.8)
+    figure.suptitle(title, fontsize=9)
+    return figure
+
+
+def score_curve(
+    frame: pd.DataFrame,
+    x: str,
+    xlabel: str,
+    title: str,
+    reference: Mapping[str, float],
+    **axes: Any,
+) -> Figure:
+    """Scores over one setting: every seed a dot, their mean a line, references as level lines.
+
+    Args:
+        frame: columns `x` and score, one row per seed.
+        axes: passed to `Axes.set` (scales, ticks).
+    """
+    figure, ax = plt.subplots(figsize=(5.2, 3.3))
+    mean = frame.groupby(x)["score"].mean()
+    ax.plot(mean.index, mean.to_numpy(), "-", color=BLUE, label="mean over seeds")
+    ax.plot(frame[x], frame["score"], "o", color=BLUE, ms=4, alpha=0.6, label="one seed")
+    for (name, level), colour, line in zip(
+        reference.items(), (VERMILION, GREEN, GREY), ("--", "-.", ":"), strict=False
+    ):
+        ax.axhline(level, color=colour, ls=line, label=name)
+    ax.set(xlabel=xlabel, ylabel="normalized score", title=title, **axes)
+    ax.legend(fontsize=7)
+    return figure
+
+
+def animation(
+    walls: NDArray[np.bool_],
+    goal: Array,
+    groups: Mapping[str, Sequence[Array]],
+    every: int = 1,
+    most: int = 80,
+) -> bytes:
+    """Several balls per panel moving along their paths (T, 2), as a small looping GIF.
+
+    Drawn without a window, so it works on servers. `groups`: panel title -> paths.
+    """
+    import io
+
+    from PIL import Image
+
+    figure, axes = plt.subplots(1, len(groups), figsize=(3.0 * len(groups), 2.9), dpi=70)
+    balls = []
+    for ax, (title, paths) in zip(np.atleast_1d(axes), groups.items(), strict=True):
+        maze(ax, walls, goal)
+        ax.set(title=title, xlabel="", ylabel="", xticks=[], yticks=[])
+        (dots,) = ax.plot([], [], "o", color=BLUE, ms=5, zorder=6)
+        (tails,) = ax.plot([], [], ".", color=SKY, ms=1.5, zorder=4)
+        balls.append((dots, tails, paths))
+    frames: list[Image.Image] = []
+    longest = min(most, max(len(path) for paths in groups.values() for path in paths))
+    for step in range(0, longest, every):
+        for dots, tails, paths in balls:
+            here = np.array([path[min(step, len(path) - 1)] for path in paths])
+            behind = np.concatenate([path[: step + 1] for path in paths])
+            dots.set_data(here[:, 0], here[:, 1])
+            tails.set_data(behind[:, 0], behind[:, 1])
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", bbox_inches=None)
+        frames.append(Image.open(buffer).convert("P", palette=Image.Palette.ADAPTIVE, colors=32))
+        figure.set_layout_engine("none")
+    plt.close(figure)
+    result = io.BytesIO()
+    frames[0].save(
+        result, "GIF", save_all=True, append_images=frames[1:], duration=90 * every, loop=0
+    )
+    return result.getvalue()
+
+
+def flow(boxes: Sequence[tuple[str, str, str]]) -> Figure:
+    """Stages as boxes from left to right: (name, paper's section, what comes out and its shape)."""
+    figure, ax = plt.subplots(figsize=(1.75 * len(boxes), 1.9))
+    ax.set(xlim=(-0.1, len(boxes)), ylim=(0, 1))
+    ax.axis("off")
+    for place, (name, section, result) in enumerate(boxes):
+        ax.text(
+            place + 0.42, 0.72, f"{name}\n{section}", ha="center", va="center", fontsize=8,
+            bbox={"boxstyle": "round,pad=0.5", "fc": "#EAF3FA", "ec": BLUE},
+        )  # fmt: skip
+        ax.text(place + 0.42, 0.2, result, ha="center", va="center", fontsize=7, family="monospace")
+        if place:
+            ax.annotate(
+                "", (place + 0.06, 0.72), (place - 0.22, 0.72),
+                arrowprops={"arrowstyle": "->", "color": GREY},
+            )  # fmt: skip
+    return figure

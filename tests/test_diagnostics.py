@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from ipd_lite.diagnostics import (
     maze_of,
     model_report,
     replay,
+    stitch,
     value_map,
 )
 from ipd_lite.imagine import Continuations
@@ -190,3 +192,27 @@ def test_other_tasks_have_no_maze(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is not a maze"):
         maze_of(replace(get_task(TASK), recipe=None))
     assert maze_of(get_task(TASK)).name == "umaze"
+
+
+def corridor(first: int, last: int) -> np.ndarray:
+    """A recording along x from `first` to `last`, one metre per step, constant velocity."""
+    x = np.arange(first, last + 1.0)
+    return np.stack([x, 0 * x, 0 * x + 1, 0 * x], axis=1)
+
+
+def test_stitching_finds_the_fewest_recordings():
+    recordings = [corridor(0, 4), corridor(1, 2), corridor(2, 6), corridor(5, 9), corridor(6, 8)]
+    goal, start = np.array([9.0, 0.0]), corridor(0, 0)[0]
+    pieces = stitch(recordings, start, goal, radius=0.1)
+    assert [(p[0, 0], p[-1, 0]) for p in pieces] == [(0, 2), (2, 5), (5, 9)]
+    for before, after in pairwise(pieces):
+        assert np.allclose(before[-1], after[0])
+
+
+def test_stitching_needs_equal_velocities_and_says_when_there_is_no_way():
+    goal, start = np.array([4.0, 0.0]), corridor(0, 0)[0]
+    second = corridor(2, 4)
+    assert len(stitch([corridor(0, 2), second], start, goal, radius=0.1)) == 2
+    second[:, 2] = -1.0
+    with pytest.raises(ValueError, match="no chain of recordings"):
+        stitch([corridor(0, 2), second], start, goal, radius=0.1)

@@ -82,7 +82,7 @@ def test_constraints_are_exact_and_inside_the_ranges():
         assert pin.operator == "==", name
         assert "+" not in pin.version, f"{name}: local version"
         assert "*" not in pin.version
-    for name, requirement in requirements("dev", "dask", "collect").items():
+    for name, requirement in requirements("dev", "dask", "collect", "browser").items():
         assert name in pinned, f"{name} is not in constraints.txt"
         (pin,) = pinned[name].specifier
         assert requirement.specifier.contains(pin.version), f"{pinned[name]} is outside the range"
@@ -210,13 +210,18 @@ def test_make_accepts_this_python(make, tmp_path):
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "lab", "bench", "figures", "lint", "types"])
+TARGETS = ["demo", "test", "lab", "bench", "figures", "lint", "types"]
+TARGETS += ["notebooks", "test-notebooks", "test-browser"]
+
+
+@pytest.mark.parametrize("target", TARGETS)
 def test_make_targets(make, tmp_path, target):
     """A dry run from nothing: makes the environment with the constraints, then does its work."""
     result = make("--dry-run", target, f"VENV={tmp_path / 'fresh'}")
     assert result.returncode == 0, result.stderr
     assert "-c constraints.txt" in result.stdout
-    assert f"{tmp_path / 'fresh'}/bin/" in result.stdout.splitlines()[-1]
+    last_command = result.stdout.replace("\\\n", " ").splitlines()[-1]
+    assert f"{tmp_path / 'fresh'}/bin/" in last_command
     assert f"make {target} " in make("help").stdout
 
 

@@ -1,0 +1,100 @@
+"""Widgets draw their default without a front end and redraw from what was computed before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from ipd_lite import plots, widgets
+from ipd_lite.mazes import geometry
+
+MAZE = geometry("umaze")
+PATHS = [np.cumsum(np.full((n, 2), 0.1), axis=0) for n in (2, 5, 3)]
+RANDOM = np.random.default_rng(0)
+PNG = b"\x89PNG\r\n"
+
+
+class Front:
+    """Stands for the front end: keeps what is shown and what replaces it."""
+
+    def __init__(self) -> None:
+        self.shown: list[Any] = []
+        self.updates: list[bytes] = []
+
+    def display(self, thing: Any, display_id: bool = False) -> Any:
+        self.shown.append(thing)
+        return self
+
+    def update(self, image: Any) -> None:
+        self.updates.append(image.data)
+
+
+@pytest.fixture
+def front(monkeypatch: pytest.MonkeyPatch) -> Front:
+    front = Front()
+    monkeypatch.setattr(widgets, "display", front.display)
+    return front
+
+
+def fan(horizon: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    return RANDOM.normal(size=(12, horizon + 1, 2)), RANDOM.normal(size=12), RANDOM.random(12)
+
+
+WIDGETS: dict[str, Callable[[], None]] = {
+    "episodes": lambda: widgets.browse_episodes(
+        MAZE.walls, MAZE.goal, PATHS, np.array([-1.0, -4, -2]), np.array([True, False, False])
+    ),
+    "expectile": lambda: widgets.expectile_slider(RANDOM.normal(size=200)),
+    "gaussians": widgets.gaussian_sliders,
+    "gap": lambda: widgets.gap_slider(
+        {w: lambda w=w: plots.histogram({"a": RANDOM.normal(w, 1, 9)}, "", "") for w in (0.0, 1.0)}
+    ),
+    "plans": lambda: widgets.plan_sliders(
+        MAZE.walls, MAZE.goal, {1: fan(1), 5: fan(5)}, {0.5: 0.5, 1.0: 9.0}, top=3
+    ),
+    "alpha": lambda: widgets.alpha_slider(
+        MAZE.walls, MAZE.goal, {0.0: PATHS, 0.3: PATHS[:1]}, {0.0: [1.0, 2.0], 0.3: [3.0, 5.0]}
+    ),
+    "choice": lambda: widgets.choose(
+        {n: lambda n=n: plots.histogram({n: RANDOM.normal(size=9)}, "", n) for n in "ab"}, "which"
+    ),
+}
+
+
+def move(control: Any) -> None:
+    """Set a control to another of its values."""
+    if hasattr(control, "options"):
+        control.index = (control.index + 1) % len(control.options)
+    else:
+        control.value = control.min if control.value != control.min else control.max
+
+
+@pytest.mark.parametrize("name", WIDGETS)
+def test_default_first_then_every_control_changes_the_picture(name: str, front: Front) -> None:
+    WIDGETS[name]()
+    box, image = front.shown
+    assert image.data.startswith(PNG), "a static default is shown without any front end"
+    assert not front.updates
+    latest = image.data
+    for control in box.children:
+        assert control.description
+        move(control)
+        assert front.updates[-1].startswith(PNG)
+        assert front.updates[-1] != latest, f"{control.description} changes nothing"
+        latest = front.updates[-1]
+    assert not plt.get_fignums(), "no figure is left for the notebook to draw twice"
+
+
+def test_the_same_setting_gives_the_same_picture(front: Front) -> None:
+    WIDGETS["plans"]()
+    box, image = front.shown
+    control = box.children[1]
+    before = control.value
+    control.value = control.min
+    control.value = before
+    assert front.updates[-1] == image.data
