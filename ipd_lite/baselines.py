@@ -1,7 +1,8 @@
 """What IPD is compared with: the data's own policy and behaviour cloning.
 
-IQL's policy lives in `iql.py`, MPC acting directly in `imagine.py`, and Decision Transformer is the
-transformer of `transformer.py` with a return-to-go token and no Q term.
+IQL's policy lives in `iql.py`, TD3+BC and CQL in `actor_critic.py`, MPC acting directly in
+`imagine.py`; Decision Transformer and QT are the transformer of `transformer.py` with a
+return-to-go token, without and with the Q term. `pipeline.METHODS` lists them all.
 """
 
 from __future__ import annotations
@@ -66,6 +67,16 @@ def train_cloning(
                 snapshots.take(index, policy)
             checkpoint.log(step, {"loss": loss})
     return policy.eval().requires_grad_(False), snapshots
+
+
+def best_episodes(dataset: OfflineDataset, fraction: float) -> OfflineDataset:
+    """The episodes with the greatest returns that hold `fraction` of the steps (at least one).
+
+    "10 % BC" clones these (Chen et al. 2021, "Decision Transformer", section 5.2).
+    """
+    order = dataset.episode_returns.argsort(descending=True, stable=True)
+    before = dataset.lengths[order].cumsum(0) - dataset.lengths[order]
+    return dataset.select_episodes(order[before < fraction * len(dataset)])
 
 
 class MazeBehaviour:

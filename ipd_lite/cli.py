@@ -1,4 +1,4 @@
-"""The command line: `ipd-lite demo | run | study | evaluate | collect | tasks | figures`."""
+"""The command line: `ipd-lite demo | run | study | evaluate | figures`, and what they need."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Run(Common):
     task: str = "pointmaze-medium"
     """A task of `ipd-lite tasks`."""
     method: str = "ipd"
-    """behaviour, bc, dt, iql, mpc, ipd-noaug, ipd-greedy, ipd-noq or ipd."""
+    """A method of `ipd-lite methods`."""
     seed: int = 0
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
@@ -77,6 +77,11 @@ class Collect(Common):
 @dataclass(frozen=True, kw_only=True)
 class Tasks(Common):
     """List the tasks and whether their data is on this machine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Methods(Common):
+    """List the methods: what each does, its source, and our deviations from it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +139,7 @@ def _parse(arguments: list[str]) -> Any:
         Annotated[Evaluate, subcommand("evaluate")],
         Annotated[Collect, subcommand("collect")],
         Annotated[Tasks, subcommand("tasks")],
+        Annotated[Methods, subcommand("methods")],
         Annotated[Figures, subcommand("figures")],
     ]
     return tyro.cli(
@@ -227,6 +233,15 @@ def _tasks(command: Tasks) -> None:
         print(pd.DataFrame([describe(task) for task in TASKS.values()]).to_string(index=False))
 
 
+def _methods(command: Methods) -> None:
+    from ipd_lite.pipeline import METHODS
+
+    for name, method in METHODS.items():
+        print(f"{name}: {method.description}\n  source: {method.source}")
+        if method.deviations:
+            print(f"  deviations: {method.deviations}")
+
+
 def _study(command: Study) -> None:
     from ipd_lite.demo import study
     from ipd_lite.pipeline import METHODS, get_method
@@ -259,6 +274,7 @@ _COMMANDS: dict[type, Any] = {
     Evaluate: _evaluate,
     Collect: _collect,
     Tasks: _tasks,
+    Methods: _methods,
     Study: _study,
     Figures: _figures,
 }

@@ -112,7 +112,7 @@ class WorldModelConfig:
 class PlannerConfig:
     """Section 3.3: model-predictive control with a terminal value."""
 
-    kind: Literal["shooting", "mppi", "cem", "greedy-q"] = "shooting"
+    kind: Literal["shooting", "mppi", "cem", "greedy-q", "random"] = "shooting"
     candidates: int = 30
     horizon: int = 5
     first_noise: float = 0.5
@@ -151,8 +151,8 @@ class ImaginationConfig:
     length: int = 15
     """Longest imagined continuation, in steps."""
     min_length: int = 2
-    quantile: float = 0.8  # PAPER SILENT
-    """Threshold of U: this quantile over held-out real (s, a)."""
+    quantile: float | None = 0.8  # PAPER SILENT
+    """Threshold of U: this quantile over held-out real (s, a); None = no gate (an ablation)."""
     cumulative: bool = False
     """Gate the running sum of U (threshold times the steps so far) instead of each step's U."""
     improvement: float = 0.0
@@ -160,7 +160,8 @@ class ImaginationConfig:
     require_improvement: bool = False
 
     def __post_init__(self) -> None:
-        _require(0 < self.quantile <= 1, "imagination.quantile", self.quantile, "0 < q <= 1")
+        gate = self.quantile is None or 0 < self.quantile <= 1
+        _require(gate, "imagination.quantile", self.quantile, "0 < q <= 1, or None for no gate")
         _require(self.length >= 1, "imagination.length", self.length, "at least 1")
         _require(self.min_length >= 1, "imagination.min_length", self.min_length, "at least 1")
 
@@ -221,7 +222,49 @@ class EvaluationConfig:
     seed: int = 12345
     """Episode i starts from seed + i: every method and seed meets the same starts."""
     target: float | None = None
-    """Hand-set return-to-go target of methods that need one; None = the best return in the data."""
+    """Hand-set return-to-go target of methods that need one; None = by `target_level`."""
+    target_level: float = 1.0
+    """0 = the worst return in the data, 1 = the best; beyond 1 asks for more than was ever seen."""
+
+
+@dataclass(frozen=True)
+class CloningConfig:
+    """Baseline: behaviour cloning of the best episodes; sizes and updates are those of `values`."""
+
+    fraction: float = 1.0
+    """Share of the data's steps, taken from the episodes with the greatest returns."""
+
+    def __post_init__(self) -> None:
+        _require(0 < self.fraction <= 1, "cloning.fraction", self.fraction, "0 < fraction <= 1")
+
+
+@dataclass(frozen=True)
+class TD3BCConfig:
+    """Baseline: TD3+BC (Fujimoto & Gu 2021); sizes, rates and updates are those of `values`."""
+
+    alpha: float = 2.5
+    """Weight of Q against cloning, divided by the batch mean of |Q|."""
+    target_noise: float = 0.2
+    """Standard deviation of the noise on the target policy's action (range [-1, 1])."""
+    noise_clip: float = 0.5
+    policy_delay: int = 2
+    """Updates of Q per update of the policy and of the target networks."""
+
+    def __post_init__(self) -> None:
+        _require(self.policy_delay >= 1, "td3bc.policy_delay", self.policy_delay, "at least 1")
+
+
+@dataclass(frozen=True)
+class CQLConfig:
+    """Baseline: CQL (Kumar et al. 2020); sizes, rates and updates are those of `values`."""
+
+    weight: float = 5.0
+    """alpha of the conservative penalty."""
+    samples: int = 10
+    """Actions per state from each of: uniform, the policy at s, the policy at s'."""
+
+    def __post_init__(self) -> None:
+        _require(self.samples >= 1, "cql.samples", self.samples, "at least 1")
 
 
 @dataclass(frozen=True)
@@ -236,6 +279,9 @@ class Config:
     imagination: ImaginationConfig = field(default_factory=ImaginationConfig)
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    cloning: CloningConfig = field(default_factory=CloningConfig)
+    td3bc: TD3BCConfig = field(default_factory=TD3BCConfig)
+    cql: CQLConfig = field(default_factory=CQLConfig)
 
 
 def preset(name: str) -> Config:
@@ -274,6 +320,7 @@ def preset(name: str) -> Config:
                 "distillation.evaluations": 2,
                 "evaluation.episodes": 4,
                 "evaluation.slots": 4,
+                "cql.samples": 2,
             },
         )
     if name == "paper":

@@ -14,7 +14,7 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from ipd_lite.collect import collect
-from ipd_lite.config import Config, override
+from ipd_lite.config import Config
 from ipd_lite.data import load_task, local_path
 from ipd_lite.pipeline import METHODS, Pipeline, choose_device, run
 from ipd_lite.report import (
@@ -28,6 +28,11 @@ from ipd_lite.report import (
 )
 from ipd_lite.runs import load_tensors, save_tensors, write_atomically, write_csv
 from ipd_lite.tasks import MazeRecipe, get_task
+
+DEMO_METHODS = (
+    "behaviour", "bc", "dt", "iql", "mpc", "ipd-noaug", "ipd-greedy", "ipd-noq", "ipd",
+)  # fmt: skip
+"""What the demo compares: one rival of each kind, and the ablations."""
 
 
 def _open(
@@ -69,7 +74,7 @@ def demo(
     workers: int = 2,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Collect what is missing, run every method, write scores.csv and figures, print both.
+    """Collect what is missing, run the main methods, write scores.csv and figures, print both.
 
     Stages are shared between methods and kept: called again it only draws. On a GPU one worker is
     enough.
@@ -89,7 +94,7 @@ def demo(
     data = load_task(task)
     say(f"{task.dataset}: {data.episodes} episodes, {len(data)} transitions")
     common = (task_name, seed, config, out, device, threads)
-    greedy = override(config, dict(METHODS["ipd-greedy"].overrides))
+    greedy = METHODS["ipd-greedy"].configure(config)
     # loky replaces a worker whose memory grew; nothing is lost, so nobody needs to read of it.
     warnings.filterwarnings("ignore", message="A worker stopped while some jobs")
     with Parallel(n_jobs=workers, return_as="generator_unordered") as parallel:

@@ -111,7 +111,7 @@ class Continuations:
 
 @dataclass(frozen=True)
 class Bookkeeping:
-    """What became of the starts: counts of continuations, then steps."""
+    """What became of the starts: counts of continuations, then steps (threshold None: no gate)."""
 
     starts: int
     accepted: int
@@ -120,7 +120,7 @@ class Bookkeeping:
     stopped_by_gate: int
     reached_end: int
     imagined_steps: int
-    threshold: float
+    threshold: float | None
     mean_length: float
     mean_gain: float
 
@@ -158,13 +158,11 @@ def imagine(
     assessment: Assessment,
     discount: float,
     seed: int,
-    random_actions: bool = False,
     progress: bool = False,
 ) -> Continuations:
     """Plan, step, repeat: continuations from transitions `start` (B,), all at once.
 
-    Continuations that failed the gate or terminated are not computed further. With
-    `random_actions` the planner is replaced by uniform noise (an ablation).
+    Continuations that failed the gate or terminated are not computed further.
     """
     device = dataset.device
     generator = torch.Generator(device).manual_seed(seed)
@@ -182,11 +180,7 @@ def imagine(
         if not len(active):
             break
         states = observations[active, step]
-        if random_actions:
-            action = torch.empty(len(active), action_width, device=device)
-            action.uniform_(-1, 1, generator=generator)
-        else:
-            action = plan_in_chunks(states, model, planner, generator)
+        action = plan_in_chunks(states, model, planner, generator)
         following, reward, ended, doubt = world_model.step_with_uncertainty(
             states, action, generator
         )
@@ -242,7 +236,7 @@ def accept(
         stopped_by_gate=int((~ended & ~full).sum()),
         reached_end=int(ended.sum()),
         imagined_steps=int(kept.length.sum()),
-        threshold=float(threshold),
+        threshold=float(threshold) if threshold < torch.inf else None,
         mean_length=float(kept.length.float().mean()) if len(kept) else 0.0,
         mean_gain=float(kept.gain.mean()) if len(kept) else 0.0,
     )

@@ -16,14 +16,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from ipd_lite.baselines import ClonedPolicy, MazeBehaviour, train_cloning
+from ipd_lite.actor_critic import SquashedGaussian, train_cql, train_td3bc
+from ipd_lite.baselines import ClonedPolicy, MazeBehaviour, best_episodes, train_cloning
 from ipd_lite.config import Config, ImaginationConfig, as_dict, from_dict, override
 from ipd_lite.data import OfflineDataset, load_task
 from ipd_lite.distill import (
@@ -56,8 +57,13 @@ from ipd_lite.world_model import (
     train_world_model,
 )
 
+Rival = TypeVar("Rival", ClonedPolicy, SquashedGaussian)
+
 FORMAT = 1
 """Part of every stage's key: raise it when a change of the code changes results."""
+
+
+IPD_PAPER = "IPD, arXiv 2603.04289"
 
 
 @dataclass(frozen=True)
@@ -65,11 +71,36 @@ class Method:
     """How a method differs from IPD: config fields, and which function evaluates it.
 
     `evaluate` returns one actor per checkpoint, or none: then the score is the data's own.
+    source: where the method comes from. deviations: what we do otherwise than the source; for all
+    of them sizes, learning rates and updates follow IPD's stages instead of the publication.
+    amount: imagined data in multiples of the configured amount (the scaling curve).
     """
 
     description: str
     evaluate: Callable[[Pipeline], list[Actor]]
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    source: str = IPD_PAPER
+    deviations: str = ""
+    amount: float = 1.0
+
+    def configure(self, config: Config) -> Config:
+        """The configuration with which this method runs.
+
+        With another amount, starts and the odds of drawing an imagined window change by the same
+        factor: every imagined window stays as likely as before, there are only more or fewer.
+        """
+        config = override(config, dict(self.overrides))
+        share = config.distillation.imagined_share
+        if self.amount == 1.0 or share == 1.0:
+            return config
+        odds = self.amount * share / (1 - share)
+        return override(
+            config,
+            {
+                "imagination.starts": round(self.amount * config.imagination.starts),
+                "distillation.imagined_share": odds / (1 + odds),
+            },
+        )
 
 
 @dataclass
@@ -229,8 +260,11 @@ class Pipeline:
 
     @cached_property
     def threshold(self) -> Tensor:
-        """Largest U that may be imagined."""
-        return calibrate_threshold(self.world_model, self.holdout, self.config.imagination.quantile)
+        """Largest U that may be imagined; infinite without a gate."""
+        quantile = self.config.imagination.quantile
+        if quantile is None:
+            return torch.tensor(torch.inf, device=self.device)
+        return calibrate_threshold(self.world_model, self.holdout, quantile)
 
     @cached_property
     def assessment(self) -> Assessment:
@@ -342,19 +376,56 @@ class Pipeline:
 
     @cached_property
     def cloned(self) -> tuple[ClonedPolicy, Snapshots]:
-        """The behaviour-cloning baseline."""
-        config = self.config.values
-        stage = self.stage("cloning", config)
-        if not stage.done:
-            policy, snapshots = train_cloning(
-                self.dataset,
-                config,
-                seed=self.seed,
-                evaluations=config.evaluations,
+        """The behaviour-cloning baselines: of every episode, or of the best."""
+        config, fraction = self.config.values, self.config.cloning.fraction
+
+        def train(stage: Stage) -> tuple[torch.nn.Module, ...]:
+            whole = fraction == 1
+            data = self.dataset if whole else best_episodes(self.dataset, fraction)
+            return train_cloning(
+                data, config, seed=self.seed, evaluations=config.evaluations,
                 checkpoint=stage.checkpoint,
-            )
-            self._store(stage, joined(policy, snapshots))
-        policy = ClonedPolicy(config, *self.widths).to(self.device)
+            )  # fmt: skip
+
+        stage = self.stage("cloning", config, *([] if fraction == 1 else [self.config.cloning]))
+        return self._rival(stage, train, ClonedPolicy(config, *self.widths))
+
+    @cached_property
+    def td3bc(self) -> tuple[ClonedPolicy, Snapshots]:
+        """The TD3+BC baseline's policy."""
+        config = self.config.values
+
+        def train(stage: Stage) -> tuple[torch.nn.Module, ...]:
+            return train_td3bc(
+                self.dataset, config, self.config.td3bc, seed=self.seed,
+                position_dimensions=self.task.position_dimensions, checkpoint=stage.checkpoint,
+            )  # fmt: skip
+
+        stage = self.stage("td3bc", config, self.config.td3bc)
+        return self._rival(stage, train, ClonedPolicy(config, *self.widths))
+
+    @cached_property
+    def cql(self) -> tuple[SquashedGaussian, Snapshots]:
+        """The CQL baseline's policy."""
+        config = self.config.values
+
+        def train(stage: Stage) -> tuple[torch.nn.Module, ...]:
+            return train_cql(
+                self.dataset, config, self.config.cql, seed=self.seed,
+                position_dimensions=self.task.position_dimensions, checkpoint=stage.checkpoint,
+            )  # fmt: skip
+
+        stage = self.stage("cql", config, self.config.cql)
+        return self._rival(stage, train, SquashedGaussian(config, *self.widths))
+
+    def _rival(
+        self, stage: Stage, train: Callable[[Stage], tuple[torch.nn.Module, ...]], policy: Rival
+    ) -> tuple[Rival, Snapshots]:
+        """The trained weights of `policy` and its snapshots; `train` returns both, in front."""
+        if not stage.done:
+            self._store(stage, joined(*train(stage)[:2]))
+        config = self.config.values
+        policy = policy.to(self.device)
         snapshots = Snapshots(policy, config.evaluations, config.updates).to(self.device)
         self._load(stage, policy, snapshots)
         return policy, snapshots
@@ -414,7 +485,19 @@ def _iql(pipeline: Pipeline) -> list[Actor]:
 
 
 def _bc(pipeline: Pipeline) -> list[Actor]:
-    policy, snapshots = pipeline.cloned
+    return _checkpoints(*pipeline.cloned)
+
+
+def _td3bc(pipeline: Pipeline) -> list[Actor]:
+    return _checkpoints(*pipeline.td3bc)
+
+
+def _cql(pipeline: Pipeline) -> list[Actor]:
+    return _checkpoints(*pipeline.cql)
+
+
+def _checkpoints(policy: torch.nn.Module, snapshots: Snapshots) -> list[Actor]:
+    """One actor per snapshot of a policy without memory."""
     return [_SnapshotActor(snapshots, i, policy, policy) for i in range(snapshots.count)]
 
 
@@ -470,36 +553,103 @@ def _transformer(pipeline: Pipeline) -> list[Actor]:
 
 
 def target_return(pipeline: Pipeline) -> float:
-    """Decision Transformer's hand-set target: the configured one, else the data's best return."""
-    target = pipeline.config.evaluation.target
-    return float(pipeline.recorded.episode_returns.max()) if target is None else target
+    """The hand-set target: the configured return, else its level between the data's worst (0) and
+    best (1) return."""
+    config, returns = pipeline.config.evaluation, pipeline.recorded.episode_returns
+    if config.target is not None:
+        return config.target
+    return float(returns.min() + config.target_level * (returns.max() - returns.min()))
 
+
+RETURN_TO_GO = {"distillation.condition": "return-to-go"}
+NO_IMAGINATION = {"distillation.imagined_share": 0.0}
+EVERY_ACTION = {"distillation.filter_suboptimal": False}
 
 METHODS: dict[str, Method] = {
-    "behaviour": Method("the policy that collected the data", _behaviour),
-    "bc": Method("behaviour cloning of every recorded action", _bc),
+    "behaviour": Method(
+        "the policy that collected the data", _behaviour,
+        source="Fu et al. 2020, D4RL",
+        deviations="runs from the evaluation's starts for one episode each, not as one stream",
+    ),
+    "bc": Method(
+        "behaviour cloning of every recorded action", _bc,
+        source="Pomerleau 1988, ALVINN; as in Chen et al. 2021, Decision Transformer",
+        deviations="deterministic policy, squared error",
+    ),
+    "bc-10": Method(
+        "behaviour cloning of the episodes with the greatest returns, a tenth of the steps", _bc,
+        {"cloning.fraction": 0.1},
+        source="Chen et al. 2021, Decision Transformer, section 5.2 (10%BC)",
+        deviations="deterministic policy, squared error; the share is fixed, not chosen per task",
+    ),
+    "td3bc": Method(
+        "TD3+BC: squared error to the data's action minus lambda Q(s, pi(s))", _td3bc,
+        source="Fujimoto & Gu 2021, A minimalist approach to offline reinforcement learning",
+        deviations="LayerNorm and Fourier features in Q, cosine rate, clipped targets, as our IQL",
+    ),
+    "cql": Method(
+        "CQL(H): soft actor-critic whose Q is lowered outside the data", _cql,
+        source="Kumar et al. 2020, Conservative Q-learning for offline reinforcement learning",
+        deviations="as td3bc; no cloning warm-up, one rate for all parts, fixed penalty weight",
+    ),
     "dt": Method(
         "Decision Transformer: return-to-go token with a hand-set target, no Q term",
         _transformer,
-        {
-            "distillation.condition": "return-to-go",
-            "distillation.alpha": 0.0,
-            "distillation.imagined_share": 0.0,
-            "distillation.filter_suboptimal": False,
-        },
+        {**RETURN_TO_GO, **NO_IMAGINATION, **EVERY_ACTION, "distillation.alpha": 0.0},
+        source="Chen et al. 2021, Decision Transformer",
+        deviations=(
+            "the transformer of IPD (one token per step in the lesson preset); the target is the "
+            "best return in the data, not chosen per task"
+        ),
     ),
-    "iql": Method("IQL's advantage-weighted policy (the same values that IPD uses)", _iql),
-    "mpc": Method("the planner acting directly in the environment", _mpc),
-    "ipd-noaug": Method(
-        "IPD without imagined data, all else equal", _transformer,
-        {"distillation.imagined_share": 0.0},
+    "qt": Method(
+        "QT: return-to-go token and the value-guided term, no imagined data",
+        _transformer,
+        {**RETURN_TO_GO, **NO_IMAGINATION, **EVERY_ACTION},
+        source="Hu et al. 2024, Q-value regularized transformer, arXiv 2405.17098",
+        deviations=(
+            "Q is IQL's, trained before and frozen, and divided by mean |Q - V| as in IPD; one "
+            "alpha for all tasks; acts with one target instead of the best of 50 candidates by Q"
+        ),
     ),
+    "iql": Method(
+        "IQL's advantage-weighted policy (the same values that IPD uses)", _iql,
+        source="Kostrikov et al. 2021, Offline reinforcement learning with implicit Q-learning",
+        deviations="five Q and V networks and their means in the lesson preset; see iql.py",
+    ),
+    "mpc": Method(
+        "the planner acting directly in the environment", _mpc,
+        source="Sikchi et al. 2020, LOOP; Zhan et al. 2021, MOPP (the nearest relatives)",
+        deviations="IPD's planner, values and ensemble; no behaviour-cloned proposals",
+    ),
+    "ipd-noaug": Method("IPD without imagined data, all else equal", _transformer, NO_IMAGINATION),
     "ipd-greedy": Method(
         "IPD with greedy-Q rollouts instead of MPC", _transformer, {"planner.kind": "greedy-q"}
+    ),
+    "ipd-random": Method(
+        "IPD with uniformly random imagined actions instead of MPC", _transformer,
+        {"planner.kind": "random"},
+    ),
+    "ipd-nogate": Method(
+        "IPD without the uncertainty gate: every imagined step is kept", _transformer,
+        {"imagination.quantile": None},
     ),
     "ipd-noq": Method(
         "IPD without the value-guided term (alpha = 0)", _transformer, {"distillation.alpha": 0.0}
     ),
+    "ipd-rtg": Method(
+        "IPD with return-to-go tokens and a hand-set target instead of V(s), all else equal",
+        _transformer, RETURN_TO_GO,
+        deviations="set the target with evaluation.target_level or evaluation.target",
+    ),
+    **{
+        f"ipd-x{amount:g}": Method(
+            f"IPD with {amount:g} times the imagined data (0 is ipd-noaug, 1 is ipd)",
+            _transformer, amount=amount,
+            deviations="the paper's amounts are unknown; see Method.configure",  # PAPER SILENT
+        )
+        for amount in (0.125, 0.25, 0.5, 2.0, 4.0)
+    },
     "ipd": Method("the paper's method", _transformer),
 }  # fmt: skip
 
@@ -548,7 +698,7 @@ def run(
         ValueError: the folder holds a run with another configuration.
     """
     task, method = get_task(task_name), get_method(method_name)
-    config = override(config, dict(method.overrides))
+    config = method.configure(config)
     check(config)
     folder = out / task_name / method_name / f"seed-{seed}"
     pipeline = Pipeline(task, seed, config, out, choose_device(device), progress, data)

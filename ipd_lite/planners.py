@@ -63,6 +63,8 @@ def plan(
         PlanningError: fewer than `config.top` candidates of some state are finite.
         ValueError: "greedy-q" without `model.q`.
     """
+    if config.kind == "random":
+        return random_action(states, model, generator)
     if config.kind == "greedy-q":
         return greedy_q(states, model, config)
     if config.kind == "shooting":
@@ -196,3 +198,10 @@ def greedy_q(states: Tensor, model: Model, config: PlannerConfig) -> Plan:
     shaped = actions.reshape(config.candidates, len(states), -1)
     best = scores.argmax(0)[None, :, None].expand(1, -1, shaped.shape[-1])
     return Plan(shaped.gather(0, best)[0], shaped[:, :, None], scores)
+
+
+def random_action(states: Tensor, model: Model, generator: torch.Generator) -> Plan:
+    """The other ablation: one uniform action inside the bounds; its score says nothing (0)."""
+    action = torch.empty_like(model.propose(states, 0))
+    action.uniform_(model.low, model.high, generator=generator)
+    return Plan(action, action[None, :, None], torch.zeros_like(states[None, :, 0]))

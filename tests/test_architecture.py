@@ -13,7 +13,16 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "ipd_lite"
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
-TRAINING = {"iql", "world_model", "imagine", "distill", "baselines", "pipeline", "collect"}
+TRAINING = {
+    "iql",
+    "world_model",
+    "imagine",
+    "distill",
+    "baselines",
+    "actor_critic",
+    "pipeline",
+    "collect",
+}
 
 
 def imported(module: str) -> set[str]:

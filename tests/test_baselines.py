@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from ipd_lite.baselines import ClonedPolicy, MazeBehaviour, train_cloning
+from ipd_lite.baselines import ClonedPolicy, MazeBehaviour, best_episodes, train_cloning
 from ipd_lite.config import EvaluationConfig, ValueConfig
-from ipd_lite.data import OfflineDataset
+from ipd_lite.data import Episode, OfflineDataset, from_episodes
 from ipd_lite.evaluate import rollout
 from ipd_lite.mazes import GOAL_RADIUS, geometry, waypoint_action
 from ipd_lite.tasks import MazeRecipe, get_task
@@ -111,3 +113,26 @@ def test_behaviour_rollouts_repeat_and_wander() -> None:
     )
     np.testing.assert_array_equal(one.returns, again.returns)
     assert not np.array_equal(one.returns, other.returns)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=12),
+    fraction=st.floats(0.01, 1.0),
+    seed=st.integers(0, 1_000),
+)
+def test_best_episodes_are_the_fewest_that_hold_the_share(
+    lengths: list[int], fraction: float, seed: int
+) -> None:
+    generator = np.random.default_rng(seed)
+    data = from_episodes(
+        [
+            Episode(np.zeros((n + 1, 1)), np.zeros((n, 1)), generator.normal(size=n), False)
+            for n in lengths
+        ],
+        "random",
+    )
+    chosen = best_episodes(data, fraction)
+    ranked = sorted(data.episode_returns.tolist(), reverse=True)
+    assert sorted(chosen.episode_returns.tolist(), reverse=True) == ranked[: chosen.episodes]
+    worst = chosen.episode_returns.argmin()
+    assert len(chosen) >= fraction * len(data) > len(chosen) - int(chosen.lengths[worst])

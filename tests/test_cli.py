@@ -38,7 +38,9 @@ def test_script_points_here() -> None:
     assert scripts == {"ipd-lite": f"{ipd_lite.cli.__name__}:{main.__name__}"}
 
 
-@pytest.mark.parametrize("command", ["demo", "run", "evaluate", "collect", "tasks", "figures"])
+@pytest.mark.parametrize(
+    "command", ["demo", "run", "evaluate", "collect", "tasks", "methods", "figures"]
+)
 def test_help_of_every_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main([command, "--help"])

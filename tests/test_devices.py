@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ipd_lite import planners, world_model
-from ipd_lite.config import PlannerConfig, ValueConfig, WorldModelConfig
+from ipd_lite.actor_critic import train_cql, train_td3bc
+from ipd_lite.config import CQLConfig, PlannerConfig, TD3BCConfig, ValueConfig, WorldModelConfig
 from ipd_lite.data import OfflineDataset
 from ipd_lite.iql import Values, diagnose, iql_loss, train_values, value_bounds
 from ipd_lite.planners import Model, plan
@@ -33,7 +34,7 @@ VALUES = ValueConfig(
     updates=4, batch_size=8, width=8, fourier_features=4, huber=1.0, actor_dropout=0.1
 )
 MODEL = WorldModelConfig(members=4, elites=2, width=8, depth=1, updates=4, fourier_features=4)
-KINDS = ("shooting", "cem", "mppi", "greedy-q")
+KINDS = ("shooting", "cem", "mppi", "greedy-q", "random")
 TASK = get_task("pointmaze-umaze")
 ROWS, STATE, ACTION = 24, 4, 2
 
@@ -125,6 +126,18 @@ def test_value_training(fake: torch.device) -> None:
     states, actions = on(fake, 5, 3, STATE), on(fake, 5, 3, ACTION)
     for result in (values.v(states), values.q(states, actions), values.policy(states)):
         assert result.device == fake
+
+
+@pytest.mark.parametrize(
+    ("train", "config"), [(train_td3bc, TD3BCConfig(policy_delay=1)), (train_cql, CQLConfig())]
+)
+def test_actor_critic_training(fake: torch.device, train: Any, config: Any) -> None:
+    policy, _, q = train(
+        fake_dataset(fake), VALUES, config, seed=0, position_dimensions=(0, 1),
+        checkpoint=FewSteps(None),
+    )  # fmt: skip
+    states, actions = on(fake, 5, STATE), on(fake, 5, ACTION)
+    assert policy(states).device == q(states, actions).device == fake
 
 
 @pytest.mark.parametrize("known", [True, False])

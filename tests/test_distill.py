@@ -429,3 +429,20 @@ def test_no_tensor_forgets_the_device_of_its_data() -> None:
         for _ in range(5):
             acted = actor.act(dataset.observations[:2], dataset.rewards[:2], every)
     assert loss.device.type == acted.device.type == "cpu"
+
+
+def test_gradient_of_the_value_guided_transformer_in_closed_form() -> None:
+    """QT on a linear Q = w a: 2 (pi - a) / A - alpha w / mean |Q - V|, all over the step count."""
+    generator = torch.Generator().manual_seed(0)
+    predicted = torch.randn(3, 4, 2, generator=generator, requires_grad=True)
+    actions, slope = torch.randn(3, 4, 2, generator=generator), torch.tensor([0.7, -1.3])
+    baseline, valid = torch.randn(3, 4, generator=generator), torch.ones(3, 4, dtype=torch.bool)
+    q = predicted @ slope
+    loss, _ = distillation_loss(
+        predicted, actions, torch.ones(3, 4), valid, q, baseline, 0.3, "advantage"
+    )
+    loss.backward()
+    scale = (q - baseline).abs().mean().detach()
+    expected = (predicted - actions).detach() - 0.3 * slope / scale  # 2 / A = 1
+    assert predicted.grad is not None
+    torch.testing.assert_close(predicted.grad, expected / 12)

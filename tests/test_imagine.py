@@ -164,7 +164,7 @@ def test_planner_finds_what_the_policy_does_not() -> None:
     planner = PlannerConfig(candidates=40, horizon=2, first_noise=1.0, later_noise=0.1, top=2)
     idle = LineValues(speed=0.0)
     planned = walk([0.0] * 20, LineModel(100.0), values=idle, planner=planner)
-    noise = walk([0.0] * 20, LineModel(100.0), values=idle, planner=planner, random_actions=True)
+    noise = walk([0.0] * 20, LineModel(100.0), values=idle, planner=replace(planner, kind="random"))
     # V grows to the right: the best of 40 first actions is close to full speed.
     assert (planned.actions > 0.8).all()
     assert abs(float(noise.actions.mean())) < 0.25 and float(noise.actions.min()) < -0.8
@@ -393,8 +393,8 @@ def test_no_tensor_forgets_the_device_of_its_data() -> None:
             assessment=assessment, discount=GAMMA, seed=0,
         )  # fmt: skip
         noise = imagine(
-            dataset, start, *arguments, threshold=threshold,  # type: ignore[arg-type]
-            assessment=assessment, discount=GAMMA, seed=0, random_actions=True,
+            dataset, start, *arguments[:2], replace(planner, kind="random"), arguments[3],  # type: ignore[arg-type]
+            threshold=threshold, assessment=assessment, discount=GAMMA, seed=0,
         )  # fmt: skip
         kept, _ = accept(found, ImaginationConfig(min_length=1), threshold)
         both = augment(dataset, splice(dataset, kept, 2))

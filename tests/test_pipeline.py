@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ipd_lite import pipeline as pipeline_module
 from ipd_lite import runs
-from ipd_lite.config import Config, override
+from ipd_lite.config import Config, as_dict, override
 from ipd_lite.data import load_minari, save_minari
 from ipd_lite.pipeline import METHODS, Pipeline, choose_device, evaluate_again, run
 from ipd_lite.runs import Checkpoint, Stage, load_tensors
@@ -216,13 +216,23 @@ def test_methods_share_their_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         store(self, *args)
 
     monkeypatch.setattr(Stage, "store", count)
+    quick = override(
+        smoke(),
+        {"values.updates": 10, "distillation.updates": 10, "evaluation.episodes": 1},
+    )
     for method in METHODS:
-        run_method(tmp_path, method)
+        run_method(tmp_path, method, config=quick)
     times = {name: stored.count(name) for name in set(stored)}
-    # By MPC and by greedy Q; IPD, without data, without Q, greedy Q, Decision Transformer.
-    expected = {"values": 1, "world-model": 1, "imagination": 2, "policy": 5, "cloning": 1}
+    # Imagined by MPC (also with other amounts), greedy Q, at random and without the gate; every
+    # transformer is trained for itself, but other targets (ipd-rtg) would not train another.
+    transformers = [m for m in METHODS.values() if m.evaluate is METHODS["ipd"].evaluate]
+    amounts = {m.amount for m in transformers}
+    expected = {
+        "values": 1, "world-model": 1, "imagination": 3 + len(amounts), "td3bc": 1, "cql": 1,
+        "policy": len(transformers), "cloning": 2,
+    }  # fmt: skip
     assert times == expected
-    run_method(tmp_path, seed=1)
+    run_method(tmp_path, seed=1, config=quick)
     assert len(stored) == sum(expected.values()) + 4
 
 
@@ -330,6 +340,8 @@ def test_ablations_differ_in_what_their_name_says(tmp_path: Path) -> None:
         ("dt", "condition", "return-to-go", {"policy"}),
         ("ipd-noaug", "imagined_share", 0.0, {"policy", "values"}),
         ("ipd-noq", "alpha", 0.0, {"policy", "values", "world", "imagination"}),
+        ("qt", "condition", "return-to-go", {"policy", "values"}),
+        ("ipd-rtg", "condition", "return-to-go", {"policy", "values", "world", "imagination"}),
     ]:
         root = tmp_path / method
         run_method(root, method)
@@ -380,6 +392,59 @@ def test_best_return_is_the_target_unless_one_is_set(tmp_path: Path) -> None:
     assert pipeline_module.target_return(pipeline) == best
     config = replace(smoke(), evaluation=replace(smoke().evaluation, target=-3.5))
     assert pipeline_module.target_return(make_pipeline(tmp_path, config)) == -3.5
+
+
+@pytest.mark.parametrize("level", [0.0, 0.25, 1.5])
+def test_target_level_lies_between_worst_and_best(level: float, tmp_path: Path) -> None:
+    config = override(smoke(), {"evaluation.target_level": level})
+    returns = umaze_data().episode_returns.numpy()
+    expected = (1 - level) * returns.min() + level * returns.max()
+    found = pipeline_module.target_return(make_pipeline(tmp_path, config))
+    assert found == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_methods_name_their_source_and_differ_only_where_they_must(method: str) -> None:
+    """The transformers differ from IPD in the named fields alone; deviations are told."""
+    found, base = METHODS[method], as_dict(smoke())
+    assert found.source and found.description
+    assert found.deviations or found.source == pipeline_module.IPD_PAPER
+    configured = as_dict(found.configure(smoke()))
+    changed = {
+        f"{stage}.{name}"
+        for stage, fields in configured.items()
+        if isinstance(fields, dict)
+        for name, value in fields.items()
+        if value != base[stage][name]
+    }
+    expected = set(found.overrides)
+    if found.amount != 1:
+        expected |= {"imagination.starts", "distillation.imagined_share"}
+    assert changed == expected
+
+
+@pytest.mark.parametrize("amount", [0.125, 4.0])
+def test_another_amount_keeps_the_weight_of_every_imagined_window(amount: float) -> None:
+    """Draws per imagined continuation and per real window are in the same ratio as by default."""
+    found, base = METHODS[f"ipd-x{amount:g}"].configure(Config()), Config()
+
+    def ratio(config: Config) -> float:
+        share = config.distillation.imagined_share
+        return share / (1 - share) / config.imagination.starts
+
+    assert found.imagination.starts == amount * base.imagination.starts
+    assert ratio(found) == pytest.approx(ratio(base))
+
+
+def test_without_a_gate_no_continuation_is_stopped(tmp_path: Path) -> None:
+    config = METHODS["ipd-nogate"].configure(smoke())
+    pipeline = make_pipeline(tmp_path, config)
+    assert float(pipeline.threshold) == torch.inf
+    book = pipeline.bookkeeping
+    assert book["stopped_by_gate"] == 0 and book["threshold"] is None
+    assert book["accepted"] == book["starts"]
+    full = pipeline.continuations.length == config.imagination.length
+    assert (full | pipeline.continuations.terminated.any(1)).all()
 
 
 @pytest.mark.parametrize(

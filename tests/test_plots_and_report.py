@@ -17,7 +17,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from ipd_lite import plots
-from ipd_lite.demo import demo, redraw
+from ipd_lite.demo import DEMO_METHODS, demo, redraw
 from ipd_lite.mazes import geometry
 from ipd_lite.pipeline import METHODS
 from ipd_lite.report import (
@@ -275,7 +275,7 @@ def test_demo_runs_every_method_and_called_again_only_draws(
 
     scores = show()
     printed = capsys.readouterr()
-    assert set(scores["method"]) == set(METHODS) and len(scores) == 2 * len(METHODS)
+    assert set(scores["method"]) == set(DEMO_METHODS) and len(scores) == 2 * len(DEMO_METHODS)
     assert f"{data.episodes} episodes, {len(data)} transitions" in printed.err
     assert format_table(summarize(scores)) in printed.out
     files = [Path(line) for line in printed.out.splitlines() if line.startswith(str(tmp_path))]
