@@ -15,7 +15,14 @@ from ipd_lite.collect import behaviour_action, random_position
 from ipd_lite.config import ValueConfig
 from ipd_lite.data import OfflineDataset
 from ipd_lite.mazes import GOAL_RADIUS, geometry
-from ipd_lite.nets import EnsembleMLP, Features, Snapshots, cosine_rate, set_learning_rate
+from ipd_lite.nets import (
+    EnsembleMLP,
+    Features,
+    Snapshots,
+    cosine_rate,
+    packed_parameters,
+    set_learning_rate,
+)
 from ipd_lite.runs import Checkpoint, seeded
 from ipd_lite.tasks import MazeRecipe
 
@@ -48,7 +55,9 @@ def train_cloning(
         policy = policy.to(dataset.device)
         policy.features.fit(dataset.observations)
         snapshots = Snapshots(policy, evaluations, config.updates).to(dataset.device)
-        optimizer = torch.optim.Adam(policy.parameters(), lr=config.learning_rate, fused=True)
+        optimizer = torch.optim.Adam(
+            [packed_parameters(policy)], lr=config.learning_rate, fused=True
+        )
         generator = torch.Generator(dataset.device).manual_seed(seed)
         for step in checkpoint.steps(
             "cloning", config.updates, modules={"policy": policy, "snapshots": snapshots},
@@ -60,7 +69,7 @@ def train_cloning(
             set_learning_rate(optimizer, rate)
             batch = dataset.sample(config.batch_size, generator)
             loss = (policy(batch.observations) - batch.actions).square().mean()
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad(set_to_none=False)
             loss.backward()
             optimizer.step()
             if (index := snapshots.due(step)) is not None:

@@ -17,7 +17,14 @@ from ipd_lite.config import DistillationConfig
 from ipd_lite.data import OfflineDataset
 from ipd_lite.imagine import Assessment
 from ipd_lite.iql import Values
-from ipd_lite.nets import Snapshots, average_into, cosine_rate, in_chunks, set_learning_rate
+from ipd_lite.nets import (
+    Snapshots,
+    average_into,
+    cosine_rate,
+    in_chunks,
+    packed_parameters,
+    set_learning_rate,
+)
 from ipd_lite.runs import Checkpoint, seeded
 from ipd_lite.segments import bootstrapped_returns
 from ipd_lite.transformer import TransformerPolicy
@@ -164,11 +171,9 @@ def train_policy(
         policy.fit(dataset.observations, lessons.conditions)
         averaged = copy.deepcopy(policy).requires_grad_(False).eval()
         snapshots = Snapshots(policy, config.evaluations, config.updates).to(device)
+        packed = packed_parameters(policy)
         optimizer = torch.optim.AdamW(
-            policy.parameters(),
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-            fused=True,
+            [packed], lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
         generator = torch.Generator(device).manual_seed(seed)
         pools = window_pools(lessons, config)
@@ -192,9 +197,9 @@ def train_policy(
                 predicted, actions, lessons.weights[rows], valid, q, lessons.baseline[rows],
                 config.alpha, config.q_scale,
             )  # fmt: skip
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad(set_to_none=False)
             loss.backward()
-            norm = nn.utils.clip_grad_norm_(policy.parameters(), config.gradient_clip)
+            norm = nn.utils.clip_grad_norm_([packed], config.gradient_clip)
             optimizer.step()
             # Early on the average follows closely, so that a short training is not all warm-up.
             average_into(averaged, policy, max(1 - config.ema, 1 / (step + 1)))

@@ -27,6 +27,7 @@ from ipd_lite.nets import (
     average_into,
     cosine_rate,
     in_chunks,
+    packed_parameters,
     set_learning_rate,
 )
 from ipd_lite.runs import Checkpoint, seeded
@@ -177,8 +178,9 @@ def train_values(
         if normalize_observations:
             values.features.fit(dataset.observations)
             values.plain_features.fit(dataset.observations)
-        trained = [p for p in values.parameters() if p.requires_grad]
-        optimizer = torch.optim.Adam(trained, lr=config.learning_rate, fused=True)
+        optimizer = torch.optim.Adam(
+            [packed_parameters(values)], lr=config.learning_rate, fused=True
+        )
         generator = torch.Generator(dataset.device).manual_seed(seed)
         bounds = value_bounds(dataset.rewards, config.discount)
         for step in checkpoint.steps(
@@ -195,7 +197,7 @@ def train_values(
             loss, logs = iql_loss(
                 values, dataset.sample(config.batch_size, generator), config, bounds
             )
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad(set_to_none=False)
             loss.backward()
             optimizer.step()
             average_into(values.q_target, values.q_net, config.target_rate)

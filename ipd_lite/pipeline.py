@@ -59,7 +59,7 @@ from ipd_lite.world_model import (
 
 Rival = TypeVar("Rival", ClonedPolicy, SquashedGaussian)
 
-FORMAT = 1
+FORMAT = 2
 """Part of every stage's key: raise it when a change of the code changes results."""
 
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from ipd_lite.config import WorldModelConfig
 from ipd_lite.data import OfflineDataset
-from ipd_lite.nets import EnsembleMLP, Features, in_chunks
+from ipd_lite.nets import EnsembleMLP, Features, in_chunks, packed_parameters
 from ipd_lite.runs import Checkpoint, seeded
 from ipd_lite.tasks import RewardFunction, TerminationFunction
 from ipd_lite.uncertainty import ensemble_divergence
@@ -263,7 +263,7 @@ def train_world_model(
         targets = (targets - model.target_mean) / model.target_deviation
         rows = torch.cat([inputs, targets, training.terminated.float()[:, None]], dim=1)
         optimizer = torch.optim.AdamW(
-            [p for p in model.parameters() if p.requires_grad],
+            [packed_parameters(model)],
             lr=config.learning_rate, weight_decay=config.weight_decay, fused=True,
         )  # fmt: skip
         best = _Best(model.net, config.members).to(device)
@@ -283,7 +283,7 @@ def train_world_model(
             loss = gaussian_loss(mean, log_variance, target, model.net.lowest, model.net.highest)
             if model.logits:
                 loss = loss + config.members * F.binary_cross_entropy_with_logits(logits, ended)
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad(set_to_none=False)
             loss.backward()
             optimizer.step()
             checkpoint.log(step, {"loss": loss})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 
@@ -18,6 +19,7 @@ from ipd_lite.nets import (
     Features,
     average_into,
     cosine_rate,
+    packed_parameters,
     set_learning_rate,
 )
 
@@ -124,6 +126,30 @@ def test_feature_width_is_what_comes_out(shape: list[int], width: int, fourier: 
     features = Features(width, dimensions=(0,), fourier=fourier)
     assert features(torch.zeros(*shape, width)).shape == (*shape, features.width)
     assert features.width == width + 2 * fourier
+
+
+def test_packed_parameters_learn_what_separate_ones_learn() -> None:
+    torch.manual_seed(0)
+    separate = EnsembleMLP(3, 4, 2, width=8, depth=2, layer_norm=True)
+    net = copy.deepcopy(separate)
+    packed = packed_parameters(net)
+    assert packed.numel() == sum(p.numel() for p in separate.parameters())
+    one = torch.optim.AdamW(separate.parameters(), lr=0.01, weight_decay=0.1, fused=True)
+    other = torch.optim.AdamW([packed], lr=0.01, weight_decay=0.1, fused=True)
+    for _ in range(5):
+        inputs = torch.randn(6, 4)
+        for model, optimizer in ((separate, one), (net, other)):
+            optimizer.zero_grad(set_to_none=model is separate)
+            model(inputs).square().mean().backward()
+        parameters = list(separate.parameters())
+        norms = [nn.utils.clip_grad_norm_(p, 0.05) for p in (parameters, [packed])]
+        torch.testing.assert_close(*norms)
+        one.step()
+        other.step()
+    for mine, expected in zip(net.parameters(), parameters, strict=True):
+        torch.testing.assert_close(mine, expected)
+    net.load_state_dict(separate.state_dict())  # a checkpoint restores into the packed tensor
+    torch.testing.assert_close(packed, nn.utils.parameters_to_vector(parameters), rtol=0, atol=0)
 
 
 def test_target_average_by_hand() -> None:
