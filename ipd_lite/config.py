@@ -80,17 +80,24 @@ class WorldModelConfig:
     elites: int = 5
     width: int = 64
     depth: int = 3
-    updates: int = 4_000
+    updates: int = 6_000
     batch_size: int = 256
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
+    final_learning_rate: float = 0.05
+    """Fraction of the learning rate at the end of the cosine schedule (1 = constant)."""
     weight_decay: float = 2.5e-5
+    variance_weight: float = 0.5  # PAPER SILENT
+    """beta of beta-NLL: 0 is the plain Gaussian likelihood, 1 the squared error for the mean."""
+    variance_floor: float = 0.01  # PAPER SILENT
+    """Added to every variance in U, in units of the data's variance of the change: members that
+    differ by less than about a tenth of a usual step count as agreeing."""
     fourier_features: int = 32
     fourier_scale: float = 2.0
     holdout: float = 0.1
     """Fraction of episodes kept for early stopping, elites and the uncertainty threshold."""
     evaluate_every: int = 250
     """Updates between two looks at the holdout."""
-    patience: int = 5
+    patience: int = 10
     """Looks without an improvement of 1 % after which a member stops learning."""
     known_reward: bool = True
     known_termination: bool = True
@@ -336,6 +343,7 @@ def preset(name: str) -> Config:
                 "values.final_learning_rate": 0.0,
                 "values.target_rate": 0.005,
                 "world_model.updates": 100_000,
+                "world_model.learning_rate": 1e-3,
                 "world_model.evaluate_every": 1_000,
                 "world_model.members": 7,
                 "world_model.elites": 5,

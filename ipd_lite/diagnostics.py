@@ -107,18 +107,19 @@ class ModelReport:
 def model_report(
     task: Task, world_model: WorldModel, holdout: OfflineDataset, seed: int, count: int = 2_000
 ) -> ModelReport:
-    """Half held-out (s, a), half off-data: uniform positions, velocities and actions."""
+    """Half held-out (s, a), a quarter held-out s with uniform actions, a quarter all uniform:
+    free positions, velocities up to 5 m/s, actions. `count` is a multiple of four."""
     maze = maze_of(task)
     generator = np.random.default_rng(seed)
     index = torch.as_tensor(generator.integers(len(holdout), size=count // 2))
     states = _numpy(holdout.observations[index.to(holdout.device)])
     actions = _numpy(holdout.actions[index.to(holdout.device)])
-    free = maze.centres[generator.integers(len(maze.centres), size=count // 2)]
+    free = maze.centres[generator.integers(len(maze.centres), size=count // 4)]
     strange = np.concatenate(
         [free + generator.uniform(-0.4, 0.4, free.shape), generator.uniform(-5, 5, free.shape)], 1
     )
-    observations = np.concatenate([states, strange])
-    taken = np.concatenate([actions, generator.uniform(-1, 1, free.shape)])
+    observations = np.concatenate([states, states[: count // 4], strange])
+    taken = np.concatenate([actions, generator.uniform(-1, 1, (count // 2, 2))])
     truth = MazeSimulator(maze.name).step(observations, taken)
     s = torch.as_tensor(observations, dtype=torch.float32, device=holdout.device)
     a = torch.as_tensor(taken, dtype=torch.float32, device=holdout.device)

@@ -17,7 +17,14 @@ from torch.nn import functional as F
 
 from ipd_lite.config import WorldModelConfig
 from ipd_lite.data import OfflineDataset
-from ipd_lite.nets import EnsembleMLP, Features, in_chunks, packed_parameters
+from ipd_lite.nets import (
+    EnsembleMLP,
+    Features,
+    cosine_rate,
+    in_chunks,
+    packed_parameters,
+    set_learning_rate,
+)
 from ipd_lite.runs import Checkpoint, seeded
 from ipd_lite.tasks import RewardFunction, TerminationFunction
 from ipd_lite.uncertainty import ensemble_divergence
@@ -74,6 +81,7 @@ class WorldModel(nn.Module):
         self.reward_function = reward if config.known_reward else None
         self.termination_function = terminated if config.known_termination else None
         self.observations, self.divergence = observations, config.divergence
+        self.variance_floor = config.variance_floor
         self.gaussians = observations + (self.reward_function is None)
         self.logits = int(self.termination_function is None)
         self.features = Features(
@@ -113,9 +121,8 @@ class WorldModel(nn.Module):
 
     def _disagreement(self, mean: Tensor, log_variance: Tensor) -> Tensor:
         states = slice(self.observations)  # PAPER SILENT: the reward has no part in U
-        return ensemble_divergence(
-            mean[..., states], log_variance[..., states].exp(), self.divergence
-        )
+        variance = log_variance[..., states].exp() + self.variance_floor
+        return ensemble_divergence(mean[..., states], variance, self.divergence)
 
     def step(
         self, observations: Tensor, actions: Tensor, generator: torch.Generator | None = None
@@ -193,12 +200,29 @@ def model_targets(model: WorldModel, dataset: OfflineDataset) -> Tensor:
 
 
 def gaussian_loss(
-    mean: Tensor, log_variance: Tensor, target: Tensor, lowest: Tensor, highest: Tensor
+    mean: Tensor,
+    log_variance: Tensor,
+    target: Tensor,
+    lowest: Tensor,
+    highest: Tensor,
+    variance_weight: float = 0.0,
 ) -> Tensor:
     """Negative log-likelihood (constant dropped), averaged over batch and outputs, summed over
-    members, plus a small pull that keeps the learned bounds of the log-variance tight."""
+    members, plus a small pull that keeps the learned bounds of the log-variance tight.
+
+    Plain likelihood divides every error by the predicted variance: where the model is bad it calls
+    the world noisy and stops learning, and then no member knows that it does not know. Each term is
+    therefore weighted by variance ** `variance_weight`, without gradient (beta-NLL, Seitzer et al.
+    2022): 0 is the plain likelihood, 1 gives the mean the gradient of squared error. The minimum is
+    the same for every weight.
+
+    Args:
+        mean, log_variance, target: (M, B, gaussians); target may be (B, gaussians).
+        lowest, highest: (M, 1, gaussians), the bounds of the log-variance.
+    """
     error = (mean - target).square() * (-log_variance).exp()
-    likelihood = 0.5 * (error + log_variance).mean(dim=(1, 2)).sum()
+    weight = (variance_weight * log_variance.detach()).exp()
+    likelihood = 0.5 * (weight * (error + log_variance)).mean(dim=(1, 2)).sum()
     return likelihood + 0.01 * (highest - lowest).mean(0).sum()
 
 
@@ -271,6 +295,10 @@ def train_world_model(
             "world model", config.updates, modules={"model": model, "best": best},
             optimizers={"adam": optimizer}, generators={"batches": generator},
         ):  # fmt: skip
+            rate = cosine_rate(
+                step, config.updates, config.learning_rate, config.final_learning_rate
+            )
+            set_learning_rate(optimizer, rate)
             column = torch.randint(
                 len(training),
                 (config.members, config.batch_size),
@@ -280,7 +308,10 @@ def train_world_model(
             batch = rows[bootstrap.gather(1, column)]
             given, target, ended = batch.split([inputs.shape[1], model.gaussians, 1], dim=-1)
             mean, log_variance, logits = model.net(given)
-            loss = gaussian_loss(mean, log_variance, target, model.net.lowest, model.net.highest)
+            loss = gaussian_loss(
+                mean, log_variance, target, model.net.lowest, model.net.highest,
+                config.variance_weight,
+            )  # fmt: skip
             if model.logits:
                 loss = loss + config.members * F.binary_cross_entropy_with_logits(logits, ended)
             optimizer.zero_grad(set_to_none=False)

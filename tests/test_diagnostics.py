@@ -124,10 +124,12 @@ def test_report_ranks_doubt_against_error_by_brute_force(pipeline: Pipeline) -> 
             wins += 1.0 if doubt > other else 0.5 if doubt == other else 0.0
     assert found.auroc == pytest.approx(wins / (worst.sum() * (~worst).sum()))
     assert found.on_data.sum() == 100 and worst.sum() == 20
-    # The first half are recorded steps that no member was trained on, the rest is made up.
+    # The first half are recorded steps that no member was trained on; then their observations
+    # with made-up actions, then made-up observations.
     held_out = {tuple(row) for row in pipeline.holdout.observations.double().numpy()}
     known = np.array([tuple(row) in held_out for row in found.observations])
-    np.testing.assert_array_equal(known, found.on_data)
+    np.testing.assert_array_equal(known, np.arange(200) < 150)
+    np.testing.assert_array_equal(found.on_data, np.arange(200) < 100)
     again = model_report(pipeline.task, pipeline.world_model, pipeline.holdout, seed=1, count=200)
     np.testing.assert_array_equal(found.error, again.error)
 
