@@ -132,9 +132,9 @@ def packed_parameters(module: nn.Module) -> nn.Parameter:
     """All trainable parameters of `module` as one flat parameter (P,), its gradient likewise.
 
     The module's own parameters become views of it and work as before. The optimizer, clipping and
-    clearing of gradients are then one operation each instead of one per layer, which is a tenth
-    of the time of a small network's update. Call it after the module is on its device, and clear
-    gradients with `zero_grad(set_to_none=False)`: they must stay views.
+    clearing of gradients are then one operation each instead of one per layer. Call it after the
+    module is on its device, and clear gradients with `zero_grad(set_to_none=False)`: they must stay
+    views.
     """
     trained = [p for p in module.parameters() if p.requires_grad]
     packed = nn.Parameter(torch.cat([p.detach().flatten() for p in trained]))
