@@ -7,11 +7,15 @@ import time
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Union
+from typing import TYPE_CHECKING, Annotated, Any, Union
 
 import tyro
 
 from ipd_lite.config import PRESETS, Config, Preset, preset
+
+if TYPE_CHECKING:
+    from ipd_lite.data import OfflineDataset
+    from ipd_lite.tasks import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +32,13 @@ class Common:
 class Run(Common):
     """Train and evaluate one method on one task; continues where an earlier call was stopped."""
 
-    task: str = "pointmaze-medium"
-    """A task of `ipd-lite tasks`."""
+    task: str | None = None
+    """A task of `ipd-lite tasks` (pointmaze-medium if neither task nor dataset is named)."""
+    dataset: str | None = None
+    """Your own data: a Minari id or the path of its folder. Together with --task: that task's
+    environment and scores, this data."""
+    horizon: int | None = None
+    """Time limit of an evaluation episode; by default the task's or the environment's."""
     method: str = "ipd"
     """A method of `ipd-lite methods`."""
     seed: int = 0
@@ -75,8 +84,32 @@ class Collect(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Download(Common):
+    """Fetch a task's dataset from Minari's server."""
+
+    task: Annotated[str, tyro.conf.Positional]
+    replace: bool = False
+    """Fetch it again if it exists."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportD4rl(Common):
+    """Turn one of D4RL's v2 HDF5 files into a task's dataset."""
+
+    file: Annotated[str, tyro.conf.Positional]
+    """Path or address of the file."""
+    task: str
+    """For instance hopper-medium-v2."""
+    replace: bool = False
+    """Import it again if it exists."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tasks(Common):
     """List the tasks and whether their data is on this machine."""
+
+    names: tuple[str, ...] = ()
+    """Only these tasks, or all whose name begins so."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +171,8 @@ def _parse(arguments: list[str]) -> Any:
         Annotated[Study, subcommand("study")],
         Annotated[Evaluate, subcommand("evaluate")],
         Annotated[Collect, subcommand("collect")],
+        Annotated[Download, subcommand("download")],
+        Annotated[ImportD4rl, subcommand("import-d4rl")],
         Annotated[Tasks, subcommand("tasks")],
         Annotated[Methods, subcommand("methods")],
         Annotated[Figures, subcommand("figures")],
@@ -180,15 +215,21 @@ def _threads(count: int) -> None:
 
 
 def _run(command: Run) -> None:
+    from ipd_lite.own_data import open_task
     from ipd_lite.pipeline import run
 
     _threads(command.threads)
+    name = command.task or (None if command.dataset else "pointmaze-medium")
+    task = open_task(name, command.dataset, command.horizon)
+    if task.opened:
+        print(f"{task.name}: {task.description}; score: {task.score_definition}")
     scores = run(
-        command.task, command.method, command.seed, command.config,
+        task, command.method, command.seed, command.config,
         out=command.out, device=command.device, progress=not command.quiet,
     )  # fmt: skip
-    print(scores.to_string(index=False))
-    print(f"files: {command.out / command.task / command.method / f'seed-{command.seed}'}")
+    if len(scores):
+        print(scores.to_string(index=False))
+    print(f"files: {command.out / task.name / command.method / f'seed-{command.seed}'}")
 
 
 def _demo(command: Demo) -> None:
@@ -213,11 +254,31 @@ def _evaluate(command: Evaluate) -> None:
 
 def _collect(command: Collect) -> None:
     from ipd_lite.collect import collect
-    from ipd_lite.data import local_path
     from ipd_lite.tasks import get_task
 
     task = get_task(command.task)
-    data = collect(task, progress=not command.quiet, replace_existing=command.replace)
+    _report(task, collect(task, progress=not command.quiet, replace_existing=command.replace))
+
+
+def _download(command: Download) -> None:
+    from ipd_lite.fetch import download
+    from ipd_lite.tasks import get_task
+
+    task = get_task(command.task)
+    _report(task, download(task, replace_existing=command.replace))
+
+
+def _import_d4rl(command: ImportD4rl) -> None:
+    from ipd_lite.fetch import import_d4rl
+    from ipd_lite.tasks import get_task
+
+    task = get_task(command.task)
+    _report(task, import_d4rl(command.file, task, replace_existing=command.replace))
+
+
+def _report(task: Task, data: OfflineDataset) -> None:
+    from ipd_lite.data import local_path
+
     print(
         f"{task.dataset}: {data.episodes} episodes, {len(data)} transitions, "
         f"{int(data.terminated.sum())} terminated, in {local_path(task.dataset)}"
@@ -225,12 +286,25 @@ def _collect(command: Collect) -> None:
 
 
 def _tasks(command: Tasks) -> None:
-    import pandas as pd
+    from rich.box import HORIZONTALS
+    from rich.console import Console
+    from rich.table import Table
 
     from ipd_lite.tasks import TASKS, describe
 
-    with pd.option_context("display.width", 200, "display.max_colwidth", 60):
-        print(pd.DataFrame([describe(task) for task in TASKS.values()]).to_string(index=False))
+    rows = [
+        describe(task)
+        for task in TASKS.values()
+        if not command.names or task.name.startswith(command.names)
+    ]
+    if not rows:
+        raise ValueError(f"no task begins with {' or '.join(command.names)}; see `ipd-lite tasks`")
+    table = Table(*rows[0], box=HORIZONTALS, show_lines=True, padding=(0, 1, 0, 0))
+    for column, least in zip(table.columns, (23, 21, 8, 9, 34, 9), strict=True):
+        column.overflow, column.min_width = "fold", least
+    for row in rows:
+        table.add_row(*row.values())
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
 def _methods(command: Methods) -> None:
@@ -273,6 +347,8 @@ _COMMANDS: dict[type, Any] = {
     Demo: _demo,
     Evaluate: _evaluate,
     Collect: _collect,
+    Download: _download,
+    ImportD4rl: _import_d4rl,
     Tasks: _tasks,
     Methods: _methods,
     Study: _study,

@@ -259,9 +259,7 @@ def collect(task: Task, progress: bool = True, replace_existing: bool = False) -
     """
     recipe = task.recipe
     if recipe is None:
-        raise DataError(
-            f"task {task.name} has no recipe; download it: minari download {task.dataset}"
-        )
+        raise DataError(f"task {task.name} has no recipe; `{task.command}` gets its data")
     if local_path(task.dataset).is_dir() and not replace_existing:
         raise DataError(f"dataset {task.dataset} exists already; pass --replace to make it again")
     if isinstance(recipe, MazeRecipe):

@@ -29,7 +29,7 @@ from minari.dataset.minari_dataset import MinariDataset
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ipd_lite.tasks import Task
+from ipd_lite.tasks import Task, size
 
 
 class DataError(ValueError):
@@ -295,6 +295,83 @@ def from_episodes(
     )
 
 
+def from_arrays(
+    observations: NDArray[Any],
+    actions: NDArray[Any],
+    rewards: NDArray[Any],
+    next_observations: NDArray[Any],
+    terminated: NDArray[Any],
+    truncated: NDArray[Any] | None = None,
+    *,
+    name: str = "arrays",
+    device: torch.device | str = "cpu",
+) -> OfflineDataset:
+    """A dataset from plain logs, one row per transition, episode after episode.
+
+    An episode ends where `terminated` or `truncated` says so, where the next row does not begin
+    with the observation that this one ended with (an unmarked truncation), and at the last row.
+
+    Args:
+        observations, next_observations: (N, O). actions: (N, A) in [-1, 1]. rewards, terminated,
+            truncated: (N,).
+
+    Raises:
+        DataError: no rows, shapes that do not fit, or a number that is not finite.
+    """
+    episodes = split_transitions(
+        observations, actions, rewards, next_observations, terminated, truncated, name
+    )
+    return from_episodes(episodes, name, device)
+
+
+def split_transitions(
+    observations: NDArray[Any],
+    actions: NDArray[Any],
+    rewards: NDArray[Any],
+    next_observations: NDArray[Any],
+    terminated: NDArray[Any],
+    truncated: NDArray[Any] | None,
+    name: str,
+) -> list[Episode]:
+    """Flat logs as episodes of T + 1 observations, see :func:`from_arrays`."""
+    fields = {
+        "observations": observations,
+        "actions": actions,
+        "rewards": rewards,
+        "next_observations": next_observations,
+        "terminated": terminated,
+        "truncated": np.zeros(len(rewards), bool) if truncated is None else truncated,
+    }
+    arrays = {field: np.asarray(value) for field, value in fields.items()}
+    steps = len(arrays["rewards"])
+    if steps == 0:
+        raise DataError(f"{name}: there are no transitions; check where the file comes from")
+    for field, array in arrays.items():
+        wanted = 2 if field in ("observations", "next_observations", "actions") else 1
+        if array.ndim != wanted or len(array) != steps:
+            shape = f"({steps}, ...)" if wanted == 2 else f"({steps},)"
+            raise DataError(f"{name}: {field} has shape {array.shape}, expected {shape}")
+    before, after = arrays["observations"], arrays["next_observations"]
+    if before.shape != after.shape:
+        raise DataError(
+            f"{name}: next_observations has shape {after.shape}, observations {before.shape}"
+        )
+    over = arrays["terminated"].astype(bool)
+    jump = (before[1:] != after[:-1]).any(1)
+    last = over | arrays["truncated"].astype(bool) | np.append(jump, True)
+    ends = np.flatnonzero(last) + 1
+    starts = np.concatenate([[0], ends[:-1]])
+    return [
+        Episode(
+            np.concatenate([before[start:end], after[end - 1 : end]]),
+            arrays["actions"][start:end],
+            arrays["rewards"][start:end],
+            bool(over[end - 1]),
+        )
+        for start, end in zip(starts, ends, strict=True)
+    ]
+
+
 def _check_episode(
     episode: Episode, where: str, width: tuple[int, ...], action_width: tuple[int, ...]
 ) -> None:
@@ -309,6 +386,8 @@ def _check_episode(
     if episode.imagined is not None:
         expected["imagined"] = (episode.imagined, (steps,))
     for field, (array, shape) in expected.items():
+        if array.dtype.kind not in "fiub":
+            raise DataError(f"{where}: {field} has type {array.dtype}, expected real numbers")
         if array.shape != shape:
             raise DataError(f"{where}: {field} has shape {array.shape}, expected {shape}")
         # Numbers that float32 cannot hold count as infinite, which is what they would become.
@@ -346,9 +425,12 @@ def load_minari(
     try:
         stored = MinariDataset(str(path))
         action_space = _box(stored.action_space, f"{dataset}: action space")
+        _check_space(stored.observation_space, f"{dataset}: observation space")
         episodes = [
-            _read_episode(episode, stored.observation_space, action_space)
-            for episode in stored.iterate_episodes()
+            _read_episode(
+                episode, stored.observation_space, action_space, f"{dataset}, episode {number}"
+            )
+            for number, episode in enumerate(stored.iterate_episodes())
         ]
     except DataError:
         raise
@@ -372,12 +454,31 @@ def _box(space: gym.Space[Any], what: str) -> gym.spaces.Box:
     return space
 
 
+def _check_space(space: gym.Space[Any], what: str) -> None:
+    """Refuse observations that are not (Dicts of) vectors of numbers."""
+    if isinstance(space, gym.spaces.Dict):
+        for key in space:
+            _check_space(space[key], f"{what}, {key!r}")
+    else:
+        _box(space, what)
+
+
 def _read_episode(
-    stored: Any, observation_space: gym.Space[Any], action_space: gym.spaces.Box
+    stored: Any, observation_space: gym.Space[Any], action_space: gym.spaces.Box, where: str
 ) -> Episode:
+    """One stored episode; it may say that it is over only at its last step."""
     actions = to_unit_range(np.asarray(stored.actions), action_space)
     infos = stored.infos or {}
     steps = len(stored.rewards)
+    for field in ("terminations", "truncations"):
+        flags = np.asarray(getattr(stored, field))
+        if flags.shape != (steps,):
+            raise DataError(f"{where}: {field} has shape {flags.shape}, expected {(steps,)}")
+        if flags[:-1].any():
+            raise DataError(
+                f"{where}: {field} is set at step {int(flags.argmax())} of {steps}, before the "
+                "last one; split the episode there"
+            )
     return Episode(
         observations=_flatten(stored.observations, observation_space),
         actions=actions,
@@ -406,12 +507,24 @@ def from_unit_range(actions: NDArray[Any], space: gym.spaces.Box) -> NDArray[Any
     return space.low + (actions + 1.0) * 0.5 * (space.high - space.low)
 
 
+def flatten_observation(observation: Any, space: gym.Space[Any]) -> NDArray[Any]:
+    """One observation of a (nested) Dict of Boxes as (O,), keys in sorted order.
+
+    Raises:
+        DataError: the space holds anything else, for instance an image.
+    """
+    if isinstance(space, gym.spaces.Dict):
+        parts = [flatten_observation(observation[k], space[k]) for k in sorted(space.keys())]
+        return np.concatenate(parts)
+    return np.asarray(observation).reshape(_box(space, "observation space").shape)
+
+
 def _flatten(observations: Any, space: gym.Space[Any]) -> NDArray[Any]:
     """Observations of a (nested) Dict of Boxes as (T + 1, O)."""
     if isinstance(space, gym.spaces.Dict):
         parts = [_flatten(observations[key], space[key]) for key in sorted(space.keys())]
         return np.concatenate(parts, axis=1)
-    return np.asarray(observations).reshape(len(observations), *_box(space, "observation").shape)
+    return np.asarray(observations).reshape(len(observations), *_box(space, "").shape)
 
 
 def save_minari(
@@ -460,7 +573,7 @@ def save_minari(
     root = Path(minari.storage.get_dataset_path())
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root, prefix=".partial-") as partial:
-        with _datasets_folder(partial), warnings.catch_warnings():
+        with datasets_folder(partial), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Minari asks for author and code link
             minari.create_dataset_from_buffers(
                 dataset_id=dataset_id,
@@ -492,7 +605,7 @@ def _add_metadata(folder: Path, **values: Any) -> None:
 
 
 @contextlib.contextmanager
-def _datasets_folder(path: str) -> Iterator[None]:
+def datasets_folder(path: str) -> Iterator[None]:
     """Point Minari at another datasets folder for a while."""
     before = os.environ.get("MINARI_DATASETS_PATH")
     os.environ["MINARI_DATASETS_PATH"] = path
@@ -505,6 +618,16 @@ def _datasets_folder(path: str) -> Iterator[None]:
             os.environ["MINARI_DATASETS_PATH"] = before
 
 
+def missing(task: Task) -> str:
+    """One line: what is not here, how large it is, how to get it, what works without it."""
+    text = f"dataset {task.dataset} of task {task.name} is not on this machine"
+    if not task.command:
+        return f"{text}; check the path"
+    large = size(task) + (f", about {task.steps:,} steps" if task.steps else "")
+    text += f" ({large}); `{task.command}` gets it"
+    return text if task.recipe else f"{text}; `--task {task.alternative}` needs no download"
+
+
 def load_task(task: Task, device: torch.device | str = "cpu") -> OfflineDataset:
     """The task's dataset on `device`.
 
@@ -512,8 +635,9 @@ def load_task(task: Task, device: torch.device | str = "cpu") -> OfflineDataset:
         DataError: it is not on this machine; the message says how to get it.
     """
     if not local_path(task.dataset).is_dir():
-        how = f"`ipd-lite collect {task.name}` makes it" if task.recipe else ""
-        raise DataError(f"dataset {task.dataset} of task {task.name} is not here; {how}")
+        raise DataError(missing(task))
+    if task.warning:
+        warnings.warn(f"{task.dataset}: {task.warning}", stacklevel=2)
     metadata = local_path(task.dataset) / "metadata.json"
     written = metadata.stat().st_mtime_ns if metadata.exists() else 0
     return _load_once(task.dataset, str(device), str(metadata), written)

@@ -248,7 +248,8 @@ class TransformerActor:
     Args:
         values: gives V(s) for the token; None = `target` minus the rewards so far.
         target: undiscounted return asked for at the start of an episode, in recorded units.
-        reward_scale: what rewards were multiplied by when the policy was trained.
+        reward_scale, reward_shift: rewards were multiplied by the one after the other was added
+            when the policy was trained (the target counts the shift already).
     """
 
     def __init__(
@@ -259,11 +260,12 @@ class TransformerActor:
         target: float | None = None,
         timestep: str = "window",
         reward_scale: float = 1.0,
+        reward_shift: float = 0.0,
     ) -> None:
         if (values is None) == (target is None):
             raise ValueError("give either values (V(s) as condition) or a target return, not both")
         self.policy, self.values, self.timestep = policy, values, timestep
-        self.target, self.reward_scale = target, reward_scale
+        self.target, self.reward_scale, self.reward_shift = target, reward_scale, reward_shift
 
     def begin(self, slots: int) -> None:
         """Empty histories for `slots` parallel episodes."""
@@ -287,7 +289,7 @@ class TransformerActor:
         """Actions (B, A) for slots `rows` (B,), whose last rewards were `rewards` (B,)."""
         K = self.policy.context
         # The token after a reward asks for what is left of the target.
-        self.wanted[rows] -= torch.where(self.time[rows] > 0, rewards, 0.0)
+        self.wanted[rows] -= torch.where(self.time[rows] > 0, rewards + self.reward_shift, 0.0)
         full = rows[self.length[rows] == K]
         for history in (self.observations, self.actions, self.conditions):
             history[full] = history[full].roll(-1, dims=1)

@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ipd_lite.config import EvaluationConfig
-from ipd_lite.data import from_unit_range
+from ipd_lite.data import flatten_observation, from_unit_range
 from ipd_lite.tasks import Task
 
 
@@ -71,10 +71,20 @@ _environments: dict[str, list[gym.Env[Any, Any]]] = {}
 
 def _pool(task: Task, slots: int) -> list[gym.Env[Any, Any]]:
     """Environments of the task, made once per process: building a maze takes 0.1 s."""
-    pool = _environments.setdefault(task.environment, [])
+    pool = _environments.setdefault(f"{task.spec or task.environment}, {task.horizon} steps", [])
     while len(pool) < slots:
-        pool.append(task.make())
+        pool.append(flat(task.make()))
     return pool[:slots]
+
+
+def flat(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+    """The environment with observations as its dataset has them here: Dicts become vectors."""
+    space = env.observation_space
+    if not isinstance(space, gym.spaces.Dict):
+        return env
+    width = flatten_observation(space.sample(), space).shape
+    box = gym.spaces.Box(-np.inf, np.inf, width, np.float64)
+    return gym.wrappers.TransformObservation(env, lambda o: flatten_observation(o, space), box)
 
 
 def rollout(
@@ -113,12 +123,13 @@ def rollout(
             begun = []
             for slot, action in zip(list(active), actions_host, strict=True):
                 observation, reward, terminated, truncated, info = environments[slot].step(action)
+                reward = _number(reward)
                 observations[slot], rewards[slot] = observation, reward
                 number = episode[slot]
-                returns[number] += float(reward)
+                returns[number] += reward
                 steps[number] += 1
                 if "success" in info:
-                    success[number] = np.fmax(success[number], float(info["success"]))
+                    success[number] = np.fmax(success[number], _number(info["success"]))
                 if not (terminated or truncated):
                     continue
                 bar.update()
@@ -133,6 +144,11 @@ def rollout(
             if begun:
                 actor.reset(torch.tensor(begun, device=device))
     return Rollouts(returns, steps, success)
+
+
+def _number(value: Any) -> float:
+    """Some environments return arrays of one entry."""
+    return float(np.asarray(value).item())
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -47,6 +48,7 @@ from ipd_lite.imagine import (
 )
 from ipd_lite.iql import Values, diagnose, train_values
 from ipd_lite.nets import Snapshots
+from ipd_lite.own_data import open_task
 from ipd_lite.runs import Stage, key_of, versions, write_csv, write_json
 from ipd_lite.tasks import MazeRecipe, RewardFunction, Task, get_task
 from ipd_lite.transformer import TransformerPolicy
@@ -154,19 +156,19 @@ class Pipeline:
 
     @cached_property
     def dataset(self) -> OfflineDataset:
-        """The data that everything learns from: the recorded one, rewards scaled."""
-        scale = self.reward_scale
-        if scale == 1.0:
+        """The data that everything learns from: the recorded one, rewards shifted and scaled."""
+        scale, shift = self.reward_scale, self.task.reward_shift
+        if scale == 1.0 and shift == 0.0:
             return self.recorded
-        return replace(self.recorded, rewards=self.recorded.rewards * scale)
+        return replace(self.recorded, rewards=(self.recorded.rewards + shift) * scale)
 
     @property
     def reward_function(self) -> RewardFunction | None:
         """The task's known reward in the units of :attr:`dataset`."""
-        known, scale = self.task.reward, self.reward_scale
-        if known is None or scale == 1.0:
+        known, scale, shift = self.task.reward, self.reward_scale, self.task.reward_shift
+        if known is None or (scale == 1.0 and shift == 0.0):
             return known
-        return lambda s, a, n: scale * known(s, a, n)
+        return lambda s, a, n: scale * (known(s, a, n) + shift)
 
     @property
     def widths(self) -> tuple[int, int]:
@@ -183,6 +185,8 @@ class Pipeline:
         plain = [as_dict(p) if hasattr(p, "__dataclass_fields__") else p for p in parts]
         if self.reward_scale != 1.0:
             plain.append(self.reward_scale)
+        if self.task.reward_shift:
+            plain.append({"reward shift": self.task.reward_shift})
         description = {
             "stage": name,
             "task": self.task.name,
@@ -546,7 +550,7 @@ def _transformer(pipeline: Pipeline) -> list[Actor]:
             snapshots, index, policy=policy, timestep=config.timestep,
             values=pipeline.values if by_value else None,
             target=None if by_value else target_return(pipeline),
-            reward_scale=pipeline.reward_scale,
+            reward_scale=pipeline.reward_scale, reward_shift=pipeline.task.reward_shift,
         )
         for index in range(snapshots.count)
     ]  # fmt: skip
@@ -555,9 +559,10 @@ def _transformer(pipeline: Pipeline) -> list[Actor]:
 def target_return(pipeline: Pipeline) -> float:
     """The hand-set target: the configured return, else its level between the data's worst (0) and
     best (1) return."""
-    config, returns = pipeline.config.evaluation, pipeline.recorded.episode_returns
+    config, data = pipeline.config.evaluation, pipeline.recorded
     if config.target is not None:
         return config.target
+    returns = data.episode_returns + pipeline.task.reward_shift * data.lengths
     return float(returns.min() + config.target_level * (returns.max() - returns.min()))
 
 
@@ -679,7 +684,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def run(
-    task_name: str,
+    task: str | Task,
     method_name: str,
     seed: int,
     config: Config,
@@ -694,16 +699,23 @@ def run(
     Files in `out/<task>/<method>/seed-<n>/`: config.json, scores.csv ("last" and "best" rows),
     episodes.csv (every episode of every checkpoint), record.json (seconds, bookkeeping).
 
+    Args:
+        task: a registered name, or a task such as `own_data.open_task` makes. Where it has no
+            environment, the method is trained, a warning says why there are no scores, and the
+            returned frame is empty.
+
     Raises:
         ValueError: the folder holds a run with another configuration.
     """
-    task, method = get_task(task_name), get_method(method_name)
+    if isinstance(task, str):
+        task = get_task(task)
+    method = get_method(method_name)
     config = method.configure(config)
     check(config)
-    folder = out / task_name / method_name / f"seed-{seed}"
+    folder = out / task.name / method_name / f"seed-{seed}"
     pipeline = Pipeline(task, seed, config, out, choose_device(device), progress, data)
     identity = {
-        "task": task_name,
+        "task": task.name,
         "method": method_name,
         "seed": seed,
         "config": as_dict(config),
@@ -711,6 +723,8 @@ def run(
         "environment": task.environment,
         "format": FORMAT,
     }
+    if task.opened:
+        identity["opened"] = dict(task.opened)
     key = key_of(identity)
     if (folder / "scores.csv").exists():
         found = json.loads((folder / "config.json").read_text())
@@ -723,13 +737,18 @@ def run(
     write_json(folder / "config.json", {**identity, "key": key, "versions": versions()})
     actors = method.evaluate(pipeline)
     started = time.perf_counter()
-    rollouts = _rollouts(pipeline, actors)
+    rollouts = [] if actors and not task.environment else _rollouts(pipeline, actors)
     pipeline.seconds["evaluation"] = round(time.perf_counter() - started, 3)
-    write_csv(folder / "episodes.csv", _episode_rows(rollouts))
     if pipeline.used:
         write_csv(folder / "log.csv", _logs(pipeline.used))
         shutil.copyfile(pipeline.used[-1].result, folder / "policy.safetensors")
     write_json(folder / "record.json", _record(pipeline))
+    if not rollouts:
+        warnings.warn(
+            f"{task.name}: trained, but not evaluated: {task.no_environment}", stacklevel=2
+        )
+        return pd.DataFrame()
+    write_csv(folder / "episodes.csv", _episode_rows(rollouts))
     scores = _score_rows(identity, task, rollouts, sum(pipeline.seconds.values()))
     write_csv(folder / "scores.csv", scores)
     return pd.read_csv(folder / "scores.csv")
@@ -751,7 +770,9 @@ def evaluate_again(
     identity = json.loads((folder / "config.json").read_text())
     config: Config = from_dict(Config, identity["config"])
     config = replace(config, evaluation=replace(config.evaluation, episodes=episodes))
-    task, method = get_task(identity["task"]), get_method(identity["method"])
+    opened = identity.get("opened")
+    task = open_task(**opened) if opened else get_task(identity["task"])
+    method = get_method(identity["method"])
     out = folder.parents[2]
     pipeline = Pipeline(
         task, identity["seed"], config, out, choose_device(device), progress, read_only=True

@@ -6,7 +6,7 @@ score, what is known about its reward and termination, and the few config fields
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,9 +14,10 @@ from typing import Any, Literal
 import gymnasium as gym
 import minari
 import torch
+from gymnasium.envs.registration import EnvSpec
 from torch import Tensor
 
-from ipd_lite import mazes
+from ipd_lite import mazes, robotics
 from ipd_lite.config import Config, override, preset
 from ipd_lite.train_behaviour import ENVIRONMENTS, REFERENCE_RETURNS
 
@@ -58,9 +59,23 @@ class SnapshotRecipe:
 class Task:
     """One offline-RL problem.
 
-    reference_min, reference_max: undiscounted returns that score 0 and 100. position_dimensions:
-    observation entries that Fourier features may encode. reward, terminated: known functions for
-    the planner, None where they must be learned.
+    Args:
+        environment: id of the evaluation environment; "" = none, and `no_environment` says why.
+        dataset: Minari id of the data on this machine, or the path of a folder.
+        source: who recorded the data, named beside every score.
+        reference_min, reference_max: undiscounted returns that score 0 and 100.
+        horizon: time limit of an evaluation episode, in decisions.
+        termination: the rule in words; `terminated` is the same as a function, where one is known.
+        recipe: how the data is made here. remote_dataset: id at Minari's server. file: address of
+            the HDF5 file that `ipd-lite import-d4rl` turns into the dataset.
+        steps, megabytes: size of data that is not made here, about; megabytes count what we read.
+        alternative: a task of the same kind whose data is made without a download.
+        warning: printed whenever the data is fetched or loaded.
+        position_dimensions: observation entries that Fourier features may encode.
+        reward, terminated: known functions for the planner, None where they must be learned.
+        reward_shift: added to every reward before learning (AntMaze: -1); scores stay as recorded.
+        spec: the environment as its dataset describes it (own data).
+        opened: arguments of `own_data.open_task` that made this task, {} for a registered one.
     """
 
     name: str
@@ -70,11 +85,23 @@ class Task:
     reference_min: float
     reference_max: float
     score_definition: str
+    horizon: int = 1_000
+    termination: str = "learned from the data"
+    source: str = "ipd-lite"
     recipe: MazeRecipe | SnapshotRecipe | None = None
     remote_dataset: str | None = None
+    file: str | None = None
+    steps: int = 0
+    megabytes: float = 0.0
+    alternative: str = "pointmaze-medium"
+    warning: str = ""
     position_dimensions: tuple[int, ...] = ()
     reward: RewardFunction | None = None
     terminated: TerminationFunction | None = None
+    spec: EnvSpec | None = None
+    no_environment: str = ""
+    reward_shift: float = 0.0
+    opened: Mapping[str, Any] = field(default_factory=dict)
     overrides: Mapping[str, Any] = field(default_factory=dict)
     """What the task itself asks for, in every preset."""
     lesson: Mapping[str, Any] = field(default_factory=dict)
@@ -85,9 +112,30 @@ class Task:
         config = override(preset(preset_name), dict(self.overrides))
         return override(config, dict(self.lesson)) if preset_name == "lesson" else config
 
+    @property
+    def discount(self) -> float:
+        """Gamma per decision, in every preset."""
+        return self.config("lesson").values.discount
+
+    @property
+    def command(self) -> str:
+        """The shell command that brings the data to this machine; "" where none can."""
+        if self.recipe:
+            return f"ipd-lite collect {self.name}"
+        if self.file:
+            return f"ipd-lite import-d4rl {self.file} --task {self.name}"
+        return f"ipd-lite download {self.name}" if self.remote_dataset else ""
+
     def make(self, **kwargs: Any) -> gym.Env[Any, Any]:
-        """A new evaluation environment (keyword arguments go to `gymnasium.make`)."""
-        return gym.make(self.environment, **kwargs)
+        """A new evaluation environment (keyword arguments go to `gymnasium.make`).
+
+        Raises:
+            ValueError: the task has none; the message says why.
+        """
+        if not self.environment:
+            raise ValueError(f"{self.name} cannot be evaluated: {self.no_environment}")
+        spec = self.spec or self.environment
+        return gym.make(spec, max_episode_steps=self.horizon, **kwargs)
 
     def normalized_score(self, returns: Any) -> Any:
         """100 * (return - reference_min) / (reference_max - reference_min)."""
@@ -123,6 +171,8 @@ def _maze_task(name: str, maze: str, description: str, controller: float, **reci
             f"0 = never arrives (return {-limit}), 100 = the noise-free waypoint controller "
             f"(mean return {controller:.2f} over the same 100 starts); planning can exceed 100"
         ),
+        horizon=limit,
+        termination="distance to the goal <= 0.45 m",
         recipe=MazeRecipe(maze=maze, **recipe),
         position_dimensions=(0, 1),
         reward=reach_goal_reward,
@@ -152,48 +202,212 @@ def never_terminates(next_observations: Tensor) -> Tensor:
     return torch.zeros_like(next_observations[..., 0], dtype=torch.bool)
 
 
-LOCOMOTION_TERMINATION: dict[str, TerminationFunction] = {
-    "hopper": hopper_termination,
-    "halfcheetah": never_terminates,
-    "walker2d": walker2d_termination,
+def pen_termination(next_observations: Tensor) -> Tensor:
+    """Terminated when the pen (height: entry 26) is dropped, as in D4RL."""
+    return next_observations[..., 26] < robotics.PEN_DROPPED
+
+
+LOCOMOTION_TERMINATION: dict[str, tuple[str, TerminationFunction]] = {
+    "hopper": ("height <= 0.7 m or lean >= 0.2 rad", hopper_termination),
+    "halfcheetah": ("never", never_terminates),
+    "walker2d": ("height outside 0.8-2 m or lean >= 1 rad", walker2d_termination),
+}
+
+# Kostrikov et al. (2021), Section 5.1: tau 0.7 and beta 3 on locomotion with rewards divided by the
+# range of returns; tau 0.7, beta 0.5, dropout 0.1 on hands and kitchen; tau 0.9, beta 10 and reward
+# - 1 on AntMaze; twin Q and their minimum everywhere. PAPER SILENT about its own.
+IQL_AS_PUBLISHED: dict[str, Any] = {
+    "values.fourier_features": 0,
+    "world_model.fourier_features": 0,
+    "values.q_networks": 2,
+    "values.q_reduction": "min",
+    "values.target_rate": 0.005,
+}
+LOCOMOTION: dict[str, Any] = {
+    **IQL_AS_PUBLISHED,
+    "data.reward_scale": "return range",
+    "values.expectile": 0.7,
+    "values.temperature": 3.0,
+}
+MANIPULATION: dict[str, Any] = {
+    **IQL_AS_PUBLISHED,
+    "values.expectile": 0.7,
+    "values.temperature": 0.5,
+    "values.actor_dropout": 0.1,
+}
+ANT_MAZE: dict[str, Any] = {
+    **IQL_AS_PUBLISHED,
+    "values.expectile": 0.9,
+    "values.temperature": 10.0,
+}
+LESSON: dict[str, Any] = {
+    "values.width": 128,
+    "world_model.width": 128,
+    "evaluation.episodes": 20,
+    "evaluation.slots": 20,
 }
 
 
-def _locomotion_task(robot: Any, mixture: Any, what: str) -> Task:
+def _locomotion_task(robot: Any, name: str, what: str, dataset: str, **rest: Any) -> Task:
     low, high = REFERENCE_RETURNS[robot]
     environment = ENVIRONMENTS[robot]
+    words, function = LOCOMOTION_TERMINATION[robot]
     return Task(
-        name=f"{robot}-{mixture}",
+        name=f"{robot}-{name}",
         description=what,
         environment=environment,
-        dataset=f"ipd-lite/{robot}/{mixture}-v0",
+        dataset=dataset,
         reference_min=low,
         reference_max=high,
         score_definition=(
             f"0 = D4RL's random policy, 100 = D4RL's expert; returns are measured in {environment}"
         ),
-        recipe=SnapshotRecipe(robot, mixture),
-        terminated=LOCOMOTION_TERMINATION[robot],
-        overrides=LOCOMOTION_OVERRIDES,
-        lesson=LOCOMOTION_LESSON,
+        termination=words,
+        terminated=function,
+        overrides=LOCOMOTION,
+        lesson=LESSON,
+        **rest,
     )
 
-
-LOCOMOTION_OVERRIDES: dict[str, Any] = {
-    "data.reward_scale": "return range",
-    "values.fourier_features": 0,
-    "world_model.fourier_features": 0,
-    "values.expectile": 0.7,
-    "values.temperature": 3.0,
-}
-# PAPER SILENT: expectile, temperature and reward scale are those of IQL on the same tasks.
-LOCOMOTION_LESSON: dict[str, Any] = {"evaluation.episodes": 20, "evaluation.slots": 20}
 
 _MIXTURES = {
     "medium": "one actor, the snapshot nearest a third of the expert's score",
     "medium-replay": "every snapshot up to medium, in training order",
     "medium-expert": "half medium, half the best snapshot",
 }
+# Observation and action entries, and transitions of D4RL's medium, replay and medium-expert files.
+_WIDTHS = {"hopper": (11, 3), "halfcheetah": (17, 6), "walker2d": (17, 6)}
+_D4RL_STEPS = {
+    "hopper": (1_000_000, 402_000, 2_000_000),
+    "halfcheetah": (1_000_000, 202_000, 2_000_000),
+    "walker2d": (1_000_000, 302_000, 2_000_000),
+}
+_D4RL_FILES = "http://rail.eecs.berkeley.edu/datasets/offline_rl/gym_mujoco_v2"
+_NOT_D4RL = (
+    "Minari's mujoco/* sets are not D4RL's: their policies are better trained (even `medium` is "
+    "near an expert of D4RL), so these scores stand beside no published table"
+)
+
+
+def _megabytes(steps: int, observations: int, actions: int, bytes_per_number: int = 8) -> float:
+    """What a recording of these widths takes without compression, rewards and flags included."""
+    return round(steps * ((observations + actions + 1) * bytes_per_number + 2) / 1e6, 1)
+
+
+def _locomotion_tasks(robot: Any) -> Iterator[Task]:
+    """Local sets, D4RL's own files and Minari's, in this order."""
+    widths = _WIDTHS[robot]
+    for mixture, what in _MIXTURES.items():
+        recipe: Any = SnapshotRecipe(robot, mixture)  # type: ignore[arg-type]
+        dataset = f"ipd-lite/{robot}/{mixture}-v0"
+        yield _locomotion_task(robot, mixture, what, dataset, recipe=recipe)
+    for mixture, steps in zip(_MIXTURES, _D4RL_STEPS[robot], strict=True):
+        yield _locomotion_task(
+            robot,
+            f"{mixture}-v2",
+            f"D4RL's own {mixture} file, recorded in version 2 of the environment",
+            f"d4rl/{robot}/{mixture}-v2",
+            source="D4RL v2",
+            file=f"{_D4RL_FILES}/{robot}_{mixture.replace('-', '_')}-v2.hdf5",
+            steps=steps,
+            megabytes=_megabytes(steps, *widths, bytes_per_number=4),
+            alternative=f"{robot}-{mixture}",
+        )
+    for kind in ("simple", "medium", "expert"):
+        yield _locomotion_task(
+            robot,
+            f"{kind}-minari",
+            f"Minari's {kind} set: not D4RL, better policies",
+            f"mujoco/{robot}/{kind}-v0",
+            source="Minari mujoco",
+            remote_dataset=f"mujoco/{robot}/{kind}-v0",
+            steps=1_000_000,
+            megabytes=_megabytes(1_000_000, *widths),
+            alternative=f"{robot}-medium" if kind != "expert" else f"{robot}-medium-expert",
+            warning=_NOT_D4RL,
+        )
+
+
+# D4RL's random and expert returns; observation and action entries; steps of human, cloned, expert.
+_HANDS: dict[str, tuple[tuple[float, float], tuple[int, int], tuple[int, int, int]]] = {
+    "pen": ((96.262799, 3076.8331017826877), (45, 24), (5_000, 500_000, 500_000)),
+    "door": ((-56.512833, 2880.5693087298737), (39, 28), (6_729, 1_000_000, 1_000_000)),
+    "hammer": ((-274.856578, 12794.134825156867), (46, 26), (11_310, 1_000_000, 1_000_000)),
+    "relocate": ((-6.425911, 4233.877797728884), (39, 30), (9_942, 1_000_000, 1_000_000)),
+}
+
+
+def _hand_tasks(hand: str) -> Iterator[Task]:
+    (low, high), widths, steps = _HANDS[hand]
+    for kind, count in zip(("human", "cloned", "expert"), steps, strict=True):
+        dataset = f"D4RL/{hand}/{kind}-v2"
+        yield Task(
+            name=f"{hand}-{kind}",
+            description=f"a 24-joint hand and a {hand}: {kind} demonstrations",
+            environment=f"ipd_lite/AdroitHand{hand.capitalize()}-v0",
+            dataset=dataset,
+            reference_min=low,
+            reference_max=high,
+            score_definition=(
+                "0 = D4RL's random policy, 100 = D4RL's expert; AdroitHand"
+                f"{hand.capitalize()}-v1 with D4RL's reward sign and time limit"
+            ),
+            horizon=robotics.HAND_LIMITS[hand],
+            termination="pen below 0.075 m" if hand == "pen" else "never",
+            source="D4RL (Minari)",
+            remote_dataset=dataset,
+            steps=count,
+            megabytes=_megabytes(count, *widths),
+            terminated=pen_termination if hand == "pen" else never_terminates,
+            overrides=MANIPULATION,
+            lesson=LESSON,
+        )
+
+
+def _kitchen_task(kind: str, steps: int) -> Task:
+    dataset = f"D4RL/kitchen/{kind}-v2"
+    return Task(
+        name=f"kitchen-{kind}",
+        description=f"a robot arm and four subtasks in a kitchen: {kind} demonstrations",
+        environment=f"ipd_lite/Kitchen-{kind.capitalize()}-v0",
+        dataset=dataset,
+        reference_min=0.0,
+        reference_max=4.0,
+        score_definition="25 for every finished subtask; FrankaKitchen-v1",
+        horizon=280,
+        termination="all four subtasks finished",
+        source="D4RL (Minari)",
+        remote_dataset=dataset,
+        steps=steps,
+        megabytes=_megabytes(steps, 81, 9),
+        overrides=MANIPULATION,
+        lesson=LESSON,
+    )
+
+
+def _ant_maze_task(name: str, dataset: str, maze: str, what: str) -> Task:
+    return Task(
+        name=f"antmaze-{name}",
+        description=what,
+        environment=f"ipd_lite/AntMaze-{maze.capitalize()}-v0",
+        dataset=dataset,
+        reference_min=0.0,
+        reference_max=1.0,
+        score_definition=(
+            "percentage of episodes that reach the goal; learning sees reward - 1, scores do not"
+        ),
+        horizon=robotics.ANT_MAZE_LIMITS[maze],
+        termination="goal reached, in evaluation only",
+        source="D4RL (Minari)",
+        remote_dataset=dataset,
+        steps=1_000_000,
+        megabytes=_megabytes(1_000_000, 31, 8),
+        reward_shift=-1.0,
+        position_dimensions=(0, 1),
+        overrides=ANT_MAZE,
+        lesson=LESSON,
+    )
+
 
 # The controllers' mean returns over evaluation starts 12345..12444; a test measures them again.
 TASKS: dict[str, Task] = {
@@ -226,13 +440,25 @@ TASKS: dict[str, Task] = {
             controller=-41.35,
             decisions=80_000,
         ),
-        *(
-            _locomotion_task(robot, mixture, what)
-            for robot in ENVIRONMENTS
-            for mixture, what in _MIXTURES.items()
+        *(task for robot in ENVIRONMENTS for task in _locomotion_tasks(robot)),
+        *(task for hand in _HANDS for task in _hand_tasks(hand)),
+        _kitchen_task("complete", 4_209),
+        _kitchen_task("partial", 136_937),
+        _kitchen_task("mixed", 136_937),
+        _ant_maze_task("umaze", "D4RL/antmaze/umaze-v1", "umaze", "an ant, one start, one goal"),
+        _ant_maze_task(
+            "umaze-diverse", "D4RL/antmaze/umaze-diverse-v1", "umaze", "an ant, any start and goal"
+        ),
+        _ant_maze_task(
+            "medium-play", "D4RL/antmaze/medium-play-v1", "medium",
+            "an ant, hand-picked starts and goals",
+        ),
+        _ant_maze_task(
+            "medium-diverse", "D4RL/antmaze/medium-diverse-v1", "medium",
+            "an ant, any start and goal",
         ),
     )
-}
+}  # fmt: skip
 
 
 def get_task(name: str) -> Task:
@@ -246,14 +472,31 @@ def get_task(name: str) -> Task:
     return TASKS[name]
 
 
+def folder(task: Task) -> Path:
+    """Where Minari keeps the task's dataset (whether or not it is there)."""
+    return Path(minari.storage.get_dataset_path(task.dataset))
+
+
+def size(task: Task) -> str:
+    """Size of the files if they are here, else the least that will come (or the time it takes)."""
+    if folder(task).is_dir():
+        total = sum(file.stat().st_size for file in folder(task).rglob("*") if file.is_file())
+        return f"{total / 1e6:.1f} MB"
+    if task.recipe:
+        return "a minute"
+    return f"> {task.megabytes:.3g} MB"
+
+
 def describe(task: Task) -> dict[str, str]:
     """One row of `ipd-lite tasks`."""
-    here = Path(minari.storage.get_dataset_path(task.dataset)).is_dir()
+    here = "yes" if folder(task).is_dir() else "no"
+    remote = task.remote_dataset or (task.file and Path(task.file).name) or "-"
+    command = task.command.replace(task.file, "FILE_OR_URL") if task.file else task.command
     return {
         "task": task.name,
-        "environment": task.environment,
-        "dataset": task.dataset,
-        "here": "yes" if here else f"no: ipd-lite collect {task.name}",
-        "score 0 / 100": f"{task.reference_min:g} / {task.reference_max:g}",
-        "what": task.description,
+        "environment\nterminates": f"{task.environment}\n{task.termination}",
+        "discount\nhorizon": f"{task.discount:g}\n{task.horizon}",
+        "score 0\nscore 100": f"{task.reference_min:.6g}\n{task.reference_max:.6g}",
+        "dataset: remote\ndataset: local\nhow to get it": f"{remote}\n{task.dataset}\n{command}",
+        "size\nhere?": f"{size(task)}\n{here}",
     }

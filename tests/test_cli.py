@@ -18,6 +18,7 @@ from ipd_lite.config import as_dict
 from ipd_lite.data import load_task
 from ipd_lite.tasks import TASKS, get_task
 from tests.recorded import TASK, smoke, umaze_data
+from tests.test_fetch import d4rl_arrays, write
 
 
 @pytest.fixture
@@ -147,11 +148,30 @@ def test_evaluate_takes_the_folder_of_a_run(
 def test_tasks_says_which_data_is_here(datasets: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tasks"]) == 0
     printed = capsys.readouterr().out
-    for name in TASKS:
-        assert f"no: ipd-lite collect {name}" in printed
+    assert max(map(len, printed.splitlines())) <= 120
+    assert " yes " not in printed
+    for name, task in TASKS.items():
+        assert f" {name} " in printed
+        assert f"{task.reference_max:.6g}" in printed
     (datasets / "ipd-lite" / f"{TASK}-v0" / "data").mkdir(parents=True)
-    assert main(["tasks"]) == 0
-    assert f"no: ipd-lite collect {TASK}\n" not in capsys.readouterr().out.replace("  ", "\n")
+    assert main(["tasks", "--names", TASK]) == 0
+    here = capsys.readouterr().out
+    assert " yes " in here and f"ipd-lite collect {TASK}" in here and "hopper" not in here
+    assert main(["tasks", "--names", "nothing"]) == 1
+    assert "no task begins with nothing" in capsys.readouterr().err
+
+
+def test_import_and_download_report_what_came(
+    datasets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "hopper.hdf5", d4rl_arrays(["terminal", "timeout"]))
+    assert main(["import-d4rl", path, "--task", "hopper-medium-v2", "--quiet"]) == 0
+    assert "2 episodes, 8 transitions, 1 terminated" in capsys.readouterr().out
+    assert main(["download", "hopper-medium", "--quiet"]) == 1
+    assert capsys.readouterr().err == (
+        "ipd-lite: task hopper-medium is not on Minari's server; "
+        "use `ipd-lite collect hopper-medium`\n"
+    )
 
 
 def test_collect_makes_the_data_once(

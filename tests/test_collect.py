@@ -62,8 +62,8 @@ def test_stored_dataset_is_what_was_collected(datasets: Path) -> None:
 
 
 def test_task_without_recipe_says_how_to_get_its_data(datasets: Path) -> None:
-    with pytest.raises(DataError, match="minari download test/tiny-v0"):
-        collect(tiny_task(recipe=None))
+    with pytest.raises(DataError, match="`ipd-lite download door-human` gets its data"):
+        collect(get_task("door-human"))
 
 
 streams = st.lists(st.sampled_from([0.0, 0.3, 0.6, 2.0]), min_size=2, max_size=40)

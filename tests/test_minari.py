@@ -78,16 +78,21 @@ def test_minari_itself_reads_what_was_written(datasets: Path) -> None:
 
 
 def store_buffers(
-    buffers: list[EpisodeBuffer], observation_space: Space[Any], action_space: Space[Any]
+    buffers: list[EpisodeBuffer],
+    observation_space: Space[Any],
+    action_space: Space[Any],
+    name: str = "test/other-v0",
+    **metadata: Any,
 ) -> None:
-    """Write `test/other-v0` with Minari's own function, as another program would."""
+    """Write a dataset with Minari's own function, as another program would."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # author and code link are missing
         minari.create_dataset_from_buffers(
-            "test/other-v0",
+            name,
             buffers,
             observation_space=observation_space,
             action_space=action_space,
+            **metadata,
         )
 
 

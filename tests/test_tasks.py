@@ -100,7 +100,7 @@ def test_reward_and_termination_take_any_leading_shape(task: Task) -> None:
 def test_task_is_complete(task: Task) -> None:
     assert get_task(task.name) is task
     assert task.normalized_score(task.reference_min) == 0
-    assert task.normalized_score(task.reference_max) == 100
+    assert task.normalized_score(task.reference_max) == pytest.approx(100)
     scores = task.normalized_score(np.array([task.reference_min, task.reference_max]))
     np.testing.assert_allclose(scores, [0, 100])
     assert task.description

@@ -1,0 +1,135 @@
+"""A task from any Minari dataset, with no entry in the registry.
+
+The environment comes from the dataset, the reference scores from its metadata. Where those are
+missing they are measured (a random policy; the best recorded episode), and `score_definition` says
+so. Where the environment cannot be made, training works and evaluation says why it does not.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.envs.registration import EnvSpec
+from torch import Tensor
+
+from ipd_lite.config import EvaluationConfig
+from ipd_lite.data import DataError, OfflineDataset, load_minari, local_path
+from ipd_lite.evaluate import FunctionActor, flat, rollout
+from ipd_lite.tasks import Task, get_task
+
+RANDOM_EPISODES = 10
+"""Episodes of the random policy that stands for a missing reference."""
+
+
+def open_task(
+    task: str | None = None, dataset: str | None = None, horizon: int | None = None
+) -> Task:
+    """A registered task, that task with other data, or (without `task`) a task for `dataset`.
+
+    Args:
+        task: name in the registry.
+        dataset: Minari id on this machine, or the path of a dataset's folder.
+        horizon: time limit of evaluation episodes, in decisions; None = the task's own, or the
+            environment's, or the longest recorded episode.
+
+    Raises:
+        DataError: the dataset is missing or cannot be used.
+    """
+    opened = {"task": task, "dataset": dataset, "horizon": horizon}
+    if task is not None:
+        found = get_task(task)
+        if dataset is None and horizon is None:
+            return found
+        return replace(
+            found,
+            dataset=dataset or found.dataset,
+            source=f"{dataset}" if dataset else found.source,
+            horizon=horizon or found.horizon,
+            opened=opened,
+        )
+    if dataset is None:
+        raise DataError("name a task or a dataset")
+    return replace(_from_dataset(dataset, horizon), opened=opened)
+
+
+def _from_dataset(dataset: str, horizon: int | None) -> Task:
+    data = load_minari(dataset)
+    metadata = json.loads((local_path(dataset) / "metadata.json").read_text())
+    spec, why = _environment(metadata, data)
+    limit = horizon or (spec and spec.max_episode_steps) or int(data.lengths.max())
+    identifier = str(metadata.get("dataset_id") or dataset)
+    task = Task(
+        name=re.sub(r"[^A-Za-z0-9_.-]+", "-", identifier).strip("-."),
+        description=f"{data.episodes} episodes of {identifier}",
+        environment=spec.id if spec else "",
+        dataset=dataset,
+        reference_min=0.0,
+        reference_max=100.0,
+        score_definition="",
+        horizon=int(limit),
+        source=identifier,
+        spec=spec,
+        no_environment=why,
+    )
+    return _with_references(task, metadata, data)
+
+
+def _environment(metadata: dict[str, Any], data: OfflineDataset) -> tuple[EnvSpec | None, str]:
+    """The evaluation environment that the dataset names, or None and the reason."""
+    text = metadata.get("eval_env_spec") or metadata.get("env_spec")
+    if not text:
+        return None, f"{data.name} names no environment; record the dataset with one"
+    try:
+        spec = EnvSpec.from_json(text)
+        env = flat(gym.make(spec))
+    except Exception as error:  # anything that another package's environment may raise
+        return None, f"the environment of {data.name} cannot be made here ({error})"
+    for field, space, width in (
+        ("observation", env.observation_space, data.observations.shape[1]),
+        ("action", env.action_space, data.actions.shape[1]),
+    ):
+        if space.shape != (width,):
+            return None, (
+                f"{spec.id} has {field}s of shape {space.shape}, {data.name} has {(width,)}"
+            )
+    env.close()
+    return spec, ""
+
+
+def _with_references(task: Task, metadata: dict[str, Any], data: OfflineDataset) -> Task:
+    """References from the metadata, else measured; the definition of the score tells which."""
+    low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
+    low_text = high_text = "the dataset's own reference"
+    if low is None and task.environment:
+        low, low_text = random_return(task, data), f"a random policy, {RANDOM_EPISODES} episodes"
+    if low is None:
+        low, low_text = float(data.episode_returns.min()), "the worst recorded episode"
+    if high is None:
+        high, high_text = float(data.episode_returns.max()), "the best recorded episode"
+    if not high > low:
+        low, high = 0.0, 100.0
+        low_text = high_text = "plain returns: the references coincide"
+    return replace(
+        task,
+        reference_min=float(low),
+        reference_max=float(high),
+        score_definition=f"0 = {low:.6g} ({low_text}), 100 = {high:.6g} ({high_text})",
+    )
+
+
+def random_return(task: Task, data: OfflineDataset) -> float:
+    """Mean return of uniformly random actions in the task's environment."""
+    generator = np.random.default_rng(0)
+    width = data.actions.shape[1]
+
+    def act(observations: Tensor) -> Tensor:
+        actions = generator.uniform(-1, 1, (len(observations), width))
+        return observations.new_tensor(actions)
+
+    config = EvaluationConfig(episodes=RANDOM_EPISODES, slots=RANDOM_EPISODES)
+    return float(rollout(task, FunctionActor(act), config).returns.mean())

@@ -1,0 +1,241 @@
+"""Other people's recordings: no registry entry, missing pieces, and clear refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from gymnasium.spaces import Box, Dict
+from minari.data_collector import EpisodeBuffer
+
+from ipd_lite.cli import main
+from ipd_lite.config import preset
+from ipd_lite.data import DataError, Episode, from_episodes, load_minari, local_path, save_minari
+from ipd_lite.own_data import open_task
+from ipd_lite.pipeline import Pipeline, evaluate_again, run
+from ipd_lite.tasks import get_task
+from tests.test_minari import store_buffers
+
+
+def pendulum_episodes(count: int = 4, steps: int = 12) -> list[Episode]:
+    """Random swings of Pendulum-v1, actions in [-1, 1]."""
+    env, generator = gym.make("Pendulum-v1"), np.random.default_rng(0)
+    episodes = []
+    for seed in range(count):
+        observations, actions, rewards = [env.reset(seed=seed)[0]], [], []
+        for _ in range(steps):
+            action = generator.uniform(-1, 1, 1)
+            observation, reward, *_ = env.step((2 * action).astype(np.float32))
+            observations.append(observation)
+            actions.append(action)
+            rewards.append(float(reward))
+        episodes.append(
+            Episode(np.stack(observations), np.stack(actions), np.array(rewards), False)
+        )
+    return episodes
+
+
+@pytest.fixture
+def swings(datasets: Path) -> str:
+    """Recorded with an environment, without reference scores."""
+    data = from_episodes(pendulum_episodes(), "own/swings-v0")
+    save_minari(data, "own/swings-v0", environment="Pendulum-v1")
+    return "own/swings-v0"
+
+
+def smoke(**changes: Any) -> Any:
+    from ipd_lite.config import override
+
+    return override(preset("smoke"), {"values.fourier_features": 0, **changes})
+
+
+def test_environment_and_measured_references(swings: str) -> None:
+    task = open_task(dataset=swings)
+    data = load_minari(swings)
+    assert (task.name, task.environment, task.horizon) == ("own-swings-v0", "Pendulum-v1", 200)
+    assert task.reference_max == pytest.approx(float(data.episode_returns.max()))
+    # Random torque on a pendulum earns about -1200 in 200 steps (its reward is at least -16.3).
+    assert -1700 < task.reference_min < -700
+    assert "a random policy, 10 episodes" in task.score_definition
+    assert "the best recorded episode" in task.score_definition
+    assert open_task(dataset=swings).reference_min == task.reference_min
+
+
+def test_references_of_the_metadata_come_first_and_survive(datasets: Path) -> None:
+    data = from_episodes(pendulum_episodes(), "own/swings-v0")
+    save_minari(data, "own/swings-v0", reference_scores=(-1500.0, -100.0))  # no environment
+    task = open_task(dataset="own/swings-v0")
+    assert (task.reference_min, task.reference_max) == (-1500, -100)
+    assert task.normalized_score(-800) == 50
+    assert task.score_definition.count("the dataset's own reference") == 2
+
+
+def test_command_line_runs_an_id_and_a_path(
+    swings: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = str(local_path(swings).parent)
+    for dataset in (swings, folder):
+        out = tmp_path / str(len(dataset))
+        arguments = ["run", "--dataset", dataset, "--method", "bc", "--preset", "smoke"]
+        arguments += ["--horizon", "5", "--out", str(out), "--device", "cpu", "--quiet"]
+        assert main(arguments) == 0
+        assert "the best recorded episode" in capsys.readouterr().out
+        run_folder = out / "own-swings-v0" / "bc" / "seed-0"
+        episodes = pd.read_csv(run_folder / "episodes.csv")
+        assert set(episodes["steps"]) == {5}
+        config = json.loads((run_folder / "config.json").read_text())
+        assert config["dataset"] == load_minari(dataset).fingerprint()
+        again = evaluate_again(run_folder, 2, device="cpu")
+        assert again["episodes"].tolist() == [2, 2]
+
+
+def test_registered_task_with_other_data(swings: str) -> None:
+    task = open_task("hopper-medium", swings)
+    assert (task.environment, task.dataset, task.source) == ("Hopper-v5", swings, swings)
+    assert task.reference_max == get_task("hopper-medium").reference_max
+    assert open_task("hopper-medium") is get_task("hopper-medium")
+    with pytest.raises(DataError, match="name a task or a dataset"):
+        open_task()
+
+
+# ---------------------------------------------------------------- no environment
+
+
+def forget_environment(dataset: str, **changes: Any) -> None:
+    file = local_path(dataset) / "metadata.json"
+    metadata = json.loads(file.read_text())
+    for key in ("env_spec", "eval_env_spec"):
+        metadata.pop(key, None)
+    file.write_text(json.dumps({**metadata, **changes}))
+
+
+def unknown_environment(entry_point: str | None = "nowhere.to:Find") -> str:
+    spec = gym.spec("Pendulum-v1").to_json()
+    return json.dumps({**json.loads(spec), "id": "Lost-v0", "entry_point": entry_point})
+
+
+def test_training_works_without_an_environment(swings: str, tmp_path: Path) -> None:
+    forget_environment(swings)
+    task = open_task(dataset=swings)
+    assert "the worst recorded episode" in task.score_definition
+    assert task.horizon == 12
+    for method in ("iql", "ipd"):
+        with pytest.warns(
+            UserWarning, match=r"trained, but not evaluated: .* names no environment"
+        ):
+            scores = run(task, method, 0, smoke(), out=tmp_path, device="cpu")
+        assert scores.empty
+        folder = tmp_path / task.name / method / "seed-0"
+        assert (folder / "policy.safetensors").exists()
+        assert not (folder / "scores.csv").exists()
+    # The data's own returns need no environment.
+    scores = run(task, "behaviour", 0, smoke(), out=tmp_path, device="cpu")
+    assert scores["return_mean"].iloc[0] == pytest.approx(
+        float(load_minari(swings).episode_returns.mean()), rel=1e-5
+    )
+
+
+def test_environment_of_another_package_or_shape_is_explained(swings: str) -> None:
+    forget_environment(swings, env_spec=unknown_environment())
+    lost = open_task(dataset=swings)
+    assert lost.environment == ""
+    assert "cannot be made here" in lost.no_environment
+    with pytest.raises(ValueError, match="own-swings-v0 cannot be evaluated: the environment of"):
+        lost.make()
+    forget_environment(swings, env_spec=gym.spec("MountainCarContinuous-v0").to_json())
+    assert open_task(dataset=swings).no_environment == (
+        "MountainCarContinuous-v0 has observations of shape (2,), own/swings-v0 has (3,)"
+    )
+
+
+# ---------------------------------------------------------------- Dicts, refusals, odd episodes
+
+
+def test_dict_observations_are_flattened_for_training_and_evaluation(datasets: Path) -> None:
+    space = Dict({"b": Box(-1, 1, (2,)), "a": Box(-1, 1, (1,))})
+    buffers = [
+        EpisodeBuffer(
+            observations={"b": np.ones((3, 2), np.float32), "a": np.zeros((3, 1), np.float32)},
+            actions=np.zeros((2, 1), np.float32),
+            rewards=[0.0, float(i)],
+            terminations=[False, True],
+            truncations=[False, False],
+        )
+        for i in range(3)
+    ]
+    store_buffers(buffers, space, Box(-1, 1, (1,)))
+    assert load_minari("test/other-v0").observations.tolist() == [[0, 1, 1]] * 6
+
+
+def test_dict_with_an_image_is_refused_by_name(datasets: Path) -> None:
+    space = Dict({"camera": Box(0, 255, (4, 4, 3), np.uint8), "joint": Box(-1, 1, (1,))})
+    buffer = EpisodeBuffer(
+        observations={
+            "camera": np.zeros((3, 4, 4, 3), np.uint8),
+            "joint": np.zeros((3, 1), np.float32),
+        },
+        actions=np.zeros((2, 1), np.float32),
+        rewards=[0.0, 1.0],
+        terminations=[False, True],
+        truncations=[False, False],
+    )
+    store_buffers([buffer], space, Box(-1, 1, (1,)))
+    with pytest.raises(DataError, match="test/other-v0: observation space, 'camera' is Box"):
+        load_minari("test/other-v0")
+
+
+def test_end_in_the_middle_of_an_episode_is_located(swings: str) -> None:
+    import h5py
+
+    with h5py.File(local_path(swings) / "main_data.hdf5", "a") as file:
+        file["episode_2"]["terminations"][3] = True
+    with pytest.raises(DataError, match="own/swings-v0, episode 2: terminations is set at step 3"):
+        load_minari(swings)
+
+
+def test_shape_that_changes_between_episodes_is_located(swings: str) -> None:
+    import h5py
+
+    with h5py.File(local_path(swings) / "main_data.hdf5", "a") as file:
+        observations = file["episode_1"]["observations"][:]
+        del file["episode_1"]["observations"]
+        file["episode_1"]["observations"] = observations[:, :2]
+    with pytest.raises(DataError, match="own/swings-v0"):
+        load_minari(swings)
+
+
+@pytest.mark.parametrize(("steps", "terminated"), [(1, True), (6, False)])
+def test_extreme_episodes_train_every_stage(steps: int, terminated: bool, tmp_path: Path) -> None:
+    """Episodes of one step; data that is all terminated, or all truncated."""
+    generator = np.random.default_rng(0)
+    data = from_episodes(
+        [
+            Episode(
+                generator.normal(size=(steps + 1, 3)),
+                generator.uniform(-1, 1, (steps, 1)),
+                generator.normal(size=steps),
+                terminated,
+            )
+            for _ in range(40)
+        ],
+        "extreme",
+    )
+    task = get_task("hopper-medium")
+    config = smoke(**{"imagination.min_length": 1})
+    pipeline = Pipeline(task, 0, config, tmp_path, torch.device("cpu"), data=data)
+    policy, _ = pipeline.policy
+    assert all(parameter.isfinite().all() for parameter in policy.parameters())
+
+
+def test_coinciding_references_leave_plain_returns(datasets: Path) -> None:
+    episodes = [Episode(np.zeros((3, 1)), np.zeros((2, 1)), np.ones(2), True) for _ in range(3)]
+    save_minari(from_episodes(episodes, "own/same-v0"), "own/same-v0")
+    task = open_task(dataset="own/same-v0")
+    assert task.normalized_score(2.0) == 2.0
+    assert "plain returns" in task.score_definition
