@@ -142,6 +142,24 @@ class Study(Common):
     """Where scores-TASK.csv go."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Survey(Common):
+    """A few methods on every task whose data is here: figures/data/tasks.csv and returns.csv."""
+
+    tasks: tuple[str, ...] = ()
+    """None named = all whose data is on this machine."""
+    datasets: tuple[str, ...] = ()
+    """Other data for a task: TASK=ID_OR_PATH."""
+    methods: tuple[str, ...] = ("behaviour", "bc", "iql", "ipd")
+    seeds: tuple[int, ...] = (0,)
+    preset: Preset = "lesson"
+    device: str = "auto"
+    workers: int = 2
+    """Processes side by side, one thread each."""
+    out: Path = Path("runs/survey")
+    results: Path = Path("figures/data")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit status (0 fine, 1 failed, 130 interrupted)."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -169,6 +187,7 @@ def _parse(arguments: list[str]) -> Any:
         Annotated[Demo, subcommand("demo", default=Demo(config=config))],
         Annotated[Run, subcommand("run", default=Run(config=config))],
         Annotated[Study, subcommand("study")],
+        Annotated[Survey, subcommand("survey")],
         Annotated[Evaluate, subcommand("evaluate")],
         Annotated[Collect, subcommand("collect")],
         Annotated[Download, subcommand("download")],
@@ -335,6 +354,25 @@ def _study(command: Study) -> None:
         raise RuntimeError("failed, the rest is done: " + "; ".join(failed))
 
 
+def _survey(command: Survey) -> None:
+    from ipd_lite.pipeline import get_method
+    from ipd_lite.survey import here, survey
+    from ipd_lite.tasks import get_task
+
+    tasks = command.tasks or (() if command.datasets else tuple(here()))
+    for task in tasks:
+        get_task(task)
+    for method in command.methods:
+        get_method(method)
+    failed = survey(
+        tasks, command.datasets, command.methods, command.seeds, preset=command.preset,
+        out=command.out, results=command.results, device=command.device,
+        workers=command.workers, progress=not command.quiet,
+    )  # fmt: skip
+    if failed:
+        raise RuntimeError("failed, the rest is done: " + "; ".join(failed))
+
+
 def _figures(command: Figures) -> None:
     from ipd_lite.demo import redraw
 
@@ -352,6 +390,7 @@ _COMMANDS: dict[type, Any] = {
     Tasks: _tasks,
     Methods: _methods,
     Study: _study,
+    Survey: _survey,
     Figures: _figures,
 }
 

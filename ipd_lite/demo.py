@@ -13,6 +13,7 @@ import torch
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
+from ipd_lite import plots
 from ipd_lite.collect import collect
 from ipd_lite.config import Config
 from ipd_lite.data import load_task, local_path
@@ -23,6 +24,7 @@ from ipd_lite.report import (
     inside_arrays,
     inside_figures,
     inside_numbers,
+    save_figure,
     score_figures,
     summarize,
 )
@@ -209,8 +211,9 @@ def study(
 
 
 def redraw(data: Path, out: Path) -> list[Path]:
-    """Draw the committed results again: score charts and tables from `data`/scores-*.csv, and what
-    happened inside one run from `data`/inside.safetensors (as `ipd-lite demo` leaves it).
+    """Draw the committed results again: score charts and tables from `data`/scores-*.csv, what
+    happened inside one run from `data`/inside.safetensors (as `ipd-lite demo` leaves it), and the
+    returns of every task's data from `data`/returns.csv (as `ipd-lite survey` leaves it).
 
     Raises:
         FileNotFoundError: there are no result files in `data`.
@@ -219,6 +222,10 @@ def redraw(data: Path, out: Path) -> list[Path]:
     if not files:
         raise FileNotFoundError(f"no scores-*.csv in {data}; run this in the repository's root")
     paths = []
+    if (data / "returns.csv").exists():
+        plots.style()
+        figure = plots.return_histograms(pd.read_csv(data / "returns.csv"))
+        paths.append(save_figure(figure, out / "returns.png"))
     if (data / "inside.safetensors").exists():
         paths += inside_figures(load_tensors(data / "inside.safetensors")[0], out)
     for file in files:

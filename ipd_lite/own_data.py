@@ -48,7 +48,7 @@ def open_task(
         return replace(
             found,
             dataset=dataset or found.dataset,
-            source=f"{dataset}" if dataset else found.source,
+            source=_metadata(dataset)["dataset_id"] if dataset else found.source,
             horizon=horizon or found.horizon,
             opened=opened,
         )
@@ -59,10 +59,10 @@ def open_task(
 
 def _from_dataset(dataset: str, horizon: int | None) -> Task:
     data = load_minari(dataset)
-    metadata = json.loads((local_path(dataset) / "metadata.json").read_text())
+    metadata = _metadata(dataset)
     spec, why = _environment(metadata, data)
     limit = horizon or (spec and spec.max_episode_steps) or int(data.lengths.max())
-    identifier = str(metadata.get("dataset_id") or dataset)
+    identifier = metadata["dataset_id"]
     task = Task(
         name=re.sub(r"[^A-Za-z0-9_.-]+", "-", identifier).strip("-."),
         description=f"{data.episodes} episodes of {identifier}",
@@ -77,6 +77,18 @@ def _from_dataset(dataset: str, horizon: int | None) -> Task:
         no_environment=why,
     )
     return _with_references(task, metadata, data)
+
+
+def _metadata(dataset: str) -> dict[str, Any]:
+    """What the dataset says about itself; its id is the folder's name if it has none.
+
+    Raises:
+        DataError: there is no such dataset.
+    """
+    file = local_path(dataset) / "metadata.json"
+    if not file.is_file():
+        raise DataError(f"dataset {dataset} is not on this machine (looked for {file})")
+    return {"dataset_id": file.parent.parent.name, **json.loads(file.read_text())}
 
 
 def _environment(metadata: dict[str, Any], data: OfflineDataset) -> tuple[EnvSpec | None, str]:

@@ -262,6 +262,30 @@ def overview(
     return figure
 
 
+def return_histograms(table: pd.DataFrame, columns: int = 4) -> Figure:
+    """One panel per task: recorded episodes by their normalized score, the mean as a line.
+
+    Args:
+        table: rows (task, source, transitions, mean, left, right, episodes), bin after bin.
+    """
+    groups = list(table.groupby("task", sort=False))
+    rows = -(-len(groups) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(2.6 * columns, 1.9 * rows), squeeze=False)
+    for ax in axes.flat[len(groups) :]:
+        ax.set_visible(False)
+    for ax, (name, group) in zip(axes.flat, groups, strict=False):
+        first = group.iloc[0]
+        ax.bar(
+            group["left"], group["episodes"], width=group["right"] - group["left"], align="edge",
+            color=SKY, edgecolor=BLUE, linewidth=0.3,
+        )  # fmt: skip
+        ax.axvline(first["mean"], color=VERMILION, ls="--", lw=1.2)
+        ax.set_title(f"{name}\n{first['source']}, {first['transitions']:,} steps", fontsize=8)
+    figure.supxlabel("normalized score of a recorded episode (dashed: mean)")
+    figure.supylabel("episodes")
+    return figure
+
+
 def score_chart(
     scores: pd.DataFrame,
     methods: Sequence[str],

@@ -1,0 +1,117 @@
+"""A first look at many tasks: a few methods on each, one table, and what their data looks like.
+
+Every task whose data is on this machine gets the same treatment (one seed, the `lesson` preset), so
+that the rows show that the pipeline works there and how long it takes. One seed shows no order
+between methods; `ipd-lite study` does.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ipd_lite.data import OfflineDataset, load_task, local_path
+from ipd_lite.demo import study
+from ipd_lite.own_data import open_task
+from ipd_lite.pipeline import run
+from ipd_lite.report import gather_scores
+from ipd_lite.runs import write_csv
+from ipd_lite.tasks import TASKS, Task
+
+BINS = 40
+
+
+def here() -> list[str]:
+    """Names of all registered tasks whose data is on this machine."""
+    return [name for name, task in TASKS.items() if local_path(task.dataset).is_dir()]
+
+
+def survey(
+    tasks: Sequence[str],
+    datasets: Sequence[str],
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    preset: str,
+    out: Path,
+    results: Path,
+    device: str = "auto",
+    workers: int = 2,
+    progress: bool = True,
+) -> list[str]:
+    """Run what is missing and write `results/tasks.csv` and `results/returns.csv`.
+
+    Args:
+        tasks: registered names.
+        datasets: other data for registered tasks, each as TASK=ID_OR_PATH.
+
+    Returns:
+        one line for every unit that failed.
+    """
+    named = [pair.split("=", 1) for pair in datasets]
+    if wrong := [pair[0] for pair in named if len(pair) != 2]:
+        raise ValueError(f"--datasets {wrong[0]!r}: expected TASK=ID_OR_PATH")
+    opened = [open_task(task, dataset) for task, dataset in named]
+    failed = study(
+        tasks, methods, seeds, preset=preset, out=out, device=device, workers=workers,
+        progress=progress,
+    )  # fmt: skip
+    for task in opened:
+        for seed in seeds:
+            for method in methods:
+                try:
+                    run(task, method, seed, task.config(preset), out=out, device=device)
+                except Exception as error:  # one failed unit must not stop a study of hours
+                    failed.append(f"{task.name} {method} seed {seed}: {error}")
+    write_csv(results / "tasks.csv", survey_table(out))
+    shown = [TASKS[name] for name in tasks if name not in {task.name for task in opened}]
+    histograms = []
+    for task in [*shown, *opened]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the runs have said it already
+            histograms.append(return_histogram(task, load_task(task)))
+    write_csv(results / "returns.csv", pd.concat(histograms))
+    return failed
+
+
+def survey_table(out: Path) -> pd.DataFrame:
+    """The last checkpoints of all runs below `out`, with the source of the data and environment."""
+    scores = gather_scores(out)
+    scores = scores[scores["checkpoint"] == "last"].drop(columns="checkpoint")
+    rows = []
+    for row in scores.to_dict("records"):
+        folder = out / str(row["task"]) / str(row["method"]) / f"seed-{row['seed']}"
+        identity = json.loads((folder / "config.json").read_text())
+        task = open_task(**identity.get("opened", {"task": row["task"]}))
+        rows.append(
+            {
+                "task": row["task"],
+                "source": task.source,
+                "environment": task.environment,
+                **{str(key): value for key, value in row.items() if key != "task"},
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def return_histogram(task: Task, data: OfflineDataset) -> pd.DataFrame:
+    """Rows (task, source, transitions, mean, left, right, episodes): how many recorded episodes
+    have a normalized score between `left` and `right`."""
+    scores = task.normalized_score(data.episode_returns.cpu().numpy().astype(np.float64))
+    counts, edges = np.histogram(scores, bins=BINS)
+    return pd.DataFrame(
+        {
+            "task": task.name,
+            "source": task.source,
+            "transitions": len(data),
+            "mean": round(float(scores.mean()), 2),
+            "left": edges[:-1].round(3),
+            "right": edges[1:].round(3),
+            "episodes": counts,
+        }
+    )
