@@ -275,6 +275,20 @@ class CQLConfig:
 
 
 @dataclass(frozen=True)
+class ComputeConfig:
+    """How training steps are computed: the same algorithm, other roundings, another speed."""
+
+    compile: bool = False
+    """torch.compile the losses. Pays after some 10,000 updates of IQL; the rest gains little."""
+    autocast: bool = False
+    """bfloat16 in the losses' matrix products; pays only where the hardware multiplies it."""
+
+
+AS_WRITTEN = ComputeConfig()
+"""Every operation by itself, in float32."""
+
+
+@dataclass(frozen=True)
 class Config:
     """All stages together; one run = one task + one method + one seed + this."""
 
@@ -286,6 +300,7 @@ class Config:
     imagination: ImaginationConfig = field(default_factory=ImaginationConfig)
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
     cloning: CloningConfig = field(default_factory=CloningConfig)
     td3bc: TD3BCConfig = field(default_factory=TD3BCConfig)
     cql: CQLConfig = field(default_factory=CQLConfig)
@@ -334,6 +349,7 @@ def preset(name: str) -> Config:
         return override(
             replace(lesson, preset="paper"),
             {
+                "compute.compile": True,
                 "values.updates": 1_000_000,
                 "values.width": 256,
                 "values.q_networks": 2,

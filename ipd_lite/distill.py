@@ -13,12 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ipd_lite.config import DistillationConfig
+from ipd_lite.config import AS_WRITTEN, ComputeConfig, DistillationConfig
 from ipd_lite.data import OfflineDataset
 from ipd_lite.imagine import Assessment
 from ipd_lite.iql import Values
 from ipd_lite.nets import (
     Snapshots,
+    accelerated,
     average_into,
     cosine_rate,
     in_chunks,
@@ -127,6 +128,26 @@ def distillation_loss(
     return regression - alpha * guidance, logs
 
 
+def policy_loss(
+    policy: TransformerPolicy,
+    values: Values | None,
+    lessons: Lessons,
+    rows: Tensor,
+    valid: Tensor,
+    steps: Tensor,
+    config: DistillationConfig,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """:func:`distillation_loss` of the policy on the windows `rows` (B, K), and what to log."""
+    dataset = lessons.dataset
+    observations, actions = dataset.observations[rows], dataset.actions[rows]
+    predicted = policy(lessons.conditions[rows], observations, actions, steps, valid)
+    q = values.q(observations, predicted) if values is not None and config.alpha else None
+    return distillation_loss(
+        predicted, actions, lessons.weights[rows], valid, q, lessons.baseline[rows],
+        config.alpha, config.q_scale,
+    )  # fmt: skip
+
+
 def make_policy(
     observations: int, actions: int, config: DistillationConfig, episode_steps: int
 ) -> TransformerPolicy:
@@ -151,6 +172,7 @@ def train_policy(
     *,
     seed: int,
     episode_steps: int,
+    compute: ComputeConfig = AS_WRITTEN,
     checkpoint: Checkpoint | None = None,
 ) -> tuple[TransformerPolicy, Snapshots]:
     """Train the transformer; returns it (averaged weights) and its snapshots along the way.
@@ -177,6 +199,7 @@ def train_policy(
         )
         generator = torch.Generator(device).manual_seed(seed)
         pools = window_pools(lessons, config)
+        loss_of = accelerated(policy_loss, device, **vars(compute))
         for step in checkpoint.steps(
             "policy", config.updates,
             modules={"policy": policy, "averaged": averaged, "snapshots": snapshots},
@@ -187,16 +210,8 @@ def train_policy(
             )
             set_learning_rate(optimizer, rate)
             rows, valid = sample_windows(dataset, pools, config, generator)
-            observations, actions = dataset.observations[rows], dataset.actions[rows]
-            predicted = policy(
-                lessons.conditions[rows], observations, actions,
-                timesteps(dataset, rows, config, episode_steps), valid,
-            )  # fmt: skip
-            q = values.q(observations, predicted) if values is not None and config.alpha else None
-            loss, logs = distillation_loss(
-                predicted, actions, lessons.weights[rows], valid, q, lessons.baseline[rows],
-                config.alpha, config.q_scale,
-            )  # fmt: skip
+            steps = timesteps(dataset, rows, config, episode_steps)
+            loss, logs = loss_of(policy, values, lessons, rows, valid, steps, config)
             optimizer.zero_grad(set_to_none=False)
             loss.backward()
             norm = nn.utils.clip_grad_norm_([packed], config.gradient_clip)

@@ -18,12 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ipd_lite.config import ValueConfig
+from ipd_lite.config import AS_WRITTEN, ComputeConfig, ValueConfig
 from ipd_lite.data import Batch, OfflineDataset
 from ipd_lite.nets import (
     EnsembleMLP,
     Features,
     Snapshots,
+    accelerated,
     average_into,
     cosine_rate,
     in_chunks,
@@ -164,6 +165,7 @@ def train_values(
     seed: int,
     position_dimensions: Sequence[int] = (),
     normalize_observations: bool = True,
+    compute: ComputeConfig = AS_WRITTEN,
     checkpoint: Checkpoint | None = None,
 ) -> Values:
     """Train Q, V and the policy on `dataset` and return them in evaluation mode.
@@ -183,6 +185,7 @@ def train_values(
         )
         generator = torch.Generator(dataset.device).manual_seed(seed)
         bounds = value_bounds(dataset.rewards, config.discount)
+        loss_of = accelerated(iql_loss, dataset.device, **vars(compute))
         for step in checkpoint.steps(
             "values",
             config.updates,
@@ -194,9 +197,8 @@ def train_values(
                 step, config.updates, config.learning_rate, config.final_learning_rate
             )
             set_learning_rate(optimizer, rate)
-            loss, logs = iql_loss(
-                values, dataset.sample(config.batch_size, generator), config, bounds
-            )
+            batch = dataset.sample(config.batch_size, generator)
+            loss, logs = loss_of(values, batch, config, bounds)
             optimizer.zero_grad(set_to_none=False)
             loss.backward()
             optimizer.step()

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
+import os
+import shutil
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Features(nn.Module):
@@ -145,6 +151,36 @@ def packed_parameters(module: nn.Module) -> nn.Parameter:
         parameter.data = weights.view_as(parameter)
         parameter.grad = gradient.view_as(parameter)
     return packed
+
+
+def accelerated(
+    loss: Callable[P, R], device: torch.device, *, compile: bool, autocast: bool
+) -> Callable[P, R]:
+    """`loss` compiled, and under bfloat16 autocast, where asked for.
+
+    Parameters, gradients and the optimizer stay float32.
+
+    Raises:
+        RuntimeError: compilation for the CPU was asked for and there is no C++ compiler.
+    """
+    if compile and device.type == "cpu" and not _has_compiler():
+        raise RuntimeError(
+            "compute.compile on the CPU needs a C++ compiler (g++ or clang++) on the PATH; "
+            "install one, or set --no-compute.compile"
+        )
+    if autocast:
+
+        def chosen(*args: P.args, **kwargs: P.kwargs) -> R:
+            with torch.autocast(device.type, dtype=torch.bfloat16):
+                return loss(*args, **kwargs)
+    else:
+        chosen = loss
+    return torch.compile(chosen) if compile else chosen
+
+
+def _has_compiler() -> bool:
+    names = [os.environ.get("CXX", ""), "g++", "clang++"]
+    return any(shutil.which(name) for name in names if name)
 
 
 @torch.no_grad()

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ipd_lite.actor_critic import SquashedGaussian, train_cql, train_td3bc
 from ipd_lite.baselines import ClonedPolicy, MazeBehaviour, best_episodes, train_cloning
-from ipd_lite.config import Config, ImaginationConfig, as_dict, from_dict, override
+from ipd_lite.config import AS_WRITTEN, Config, ImaginationConfig, as_dict, from_dict, override
 from ipd_lite.data import OfflineDataset, load_task
 from ipd_lite.distill import (
     TransformerActor,
@@ -187,6 +187,8 @@ class Pipeline:
             plain.append(self.reward_scale)
         if self.task.reward_shift:
             plain.append({"reward shift": self.task.reward_shift})
+        if self.config.compute != AS_WRITTEN:  # other roundings are another result
+            plain.append(as_dict(self.config.compute))
         description = {
             "stage": name,
             "task": self.task.name,
@@ -220,6 +222,7 @@ class Pipeline:
                 seed=self.seed,
                 position_dimensions=self.task.position_dimensions,
                 normalize_observations=self.config.data.normalize_observations,
+                compute=self.config.compute,
                 checkpoint=stage.checkpoint,
             )
             self._store(stage, values.state_dict())
@@ -244,6 +247,7 @@ class Pipeline:
                 position_dimensions=task.position_dimensions,
                 reward=self.reward_function,
                 terminated=task.terminated,
+                compute=self.config.compute,
                 checkpoint=stage.checkpoint,
             )
             self._store(stage, model.state_dict())
@@ -370,6 +374,7 @@ class Pipeline:
                 config,
                 seed=self.seed,
                 episode_steps=steps,
+                compute=self.config.compute,
                 checkpoint=stage.checkpoint,
             )
             self._store(stage, joined(policy, snapshots), rests_on)

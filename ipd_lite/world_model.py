@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ipd_lite.config import WorldModelConfig
+from ipd_lite.config import AS_WRITTEN, ComputeConfig, WorldModelConfig
 from ipd_lite.data import OfflineDataset
 from ipd_lite.nets import (
     EnsembleMLP,
     Features,
+    accelerated,
     cosine_rate,
     in_chunks,
     packed_parameters,
@@ -226,6 +227,23 @@ def gaussian_loss(
     return likelihood + 0.01 * (highest - lowest).mean(0).sum()
 
 
+def model_loss(model: WorldModel, rows: Tensor, config: WorldModelConfig) -> Tensor:
+    """Loss of every member on its own batch, scalar.
+
+    Args:
+        rows: (M, B, inputs + gaussians + 1): network inputs, normalized targets, terminated.
+    """
+    sizes = [rows.shape[-1] - model.gaussians - 1, model.gaussians, 1]
+    given, target, ended = rows.split(sizes, dim=-1)
+    mean, log_variance, logits = model.net(given)
+    loss = gaussian_loss(
+        mean, log_variance, target, model.net.lowest, model.net.highest, config.variance_weight
+    )
+    if model.logits:
+        loss = loss + config.members * F.binary_cross_entropy_with_logits(logits, ended)
+    return loss
+
+
 class _Best(nn.Module):
     """Per-member early stopping on the device: each member's best weights so far."""
 
@@ -257,6 +275,7 @@ def train_world_model(
     position_dimensions: Sequence[int] = (),
     reward: RewardFunction | None = None,
     terminated: TerminationFunction | None = None,
+    compute: ComputeConfig = AS_WRITTEN,
     checkpoint: Checkpoint | None = None,
 ) -> WorldModel:
     """Train the ensemble; each member sees its own bootstrap sample of the training episodes.
@@ -291,6 +310,7 @@ def train_world_model(
             lr=config.learning_rate, weight_decay=config.weight_decay, fused=True,
         )  # fmt: skip
         best = _Best(model.net, config.members).to(device)
+        loss_of = accelerated(model_loss, device, **vars(compute))
         for step in checkpoint.steps(
             "world model", config.updates, modules={"model": model, "best": best},
             optimizers={"adam": optimizer}, generators={"batches": generator},
@@ -305,15 +325,7 @@ def train_world_model(
                 generator=generator,
                 device=device,
             )
-            batch = rows[bootstrap.gather(1, column)]
-            given, target, ended = batch.split([inputs.shape[1], model.gaussians, 1], dim=-1)
-            mean, log_variance, logits = model.net(given)
-            loss = gaussian_loss(
-                mean, log_variance, target, model.net.lowest, model.net.highest,
-                config.variance_weight,
-            )  # fmt: skip
-            if model.logits:
-                loss = loss + config.members * F.binary_cross_entropy_with_logits(logits, ended)
+            loss = loss_of(model, rows[bootstrap.gather(1, column)], config)
             optimizer.zero_grad(set_to_none=False)
             loss.backward()
             optimizer.step()
