@@ -119,7 +119,9 @@ def demo(
         say("distilling the transformer policies (3.4) | figures")
         rest = [delayed(_evaluate)(method, *common) for method in ("ipd", "ipd-greedy", "ipd-noq")]
         figures: list[Path] = []
-        for result in parallel([delayed(_figures)(*common), *rest]):
+        # What happened inside is drawn on the maze's plan; other tasks have none.
+        inside = [delayed(_figures)(*common)] if isinstance(task.recipe, MazeRecipe) else []
+        for result in parallel([*inside, *rest]):
             figures += result or []
     scores = gather_scores(out)
     scores = scores[(scores["task"] == task_name) & (scores["seed"] == seed)]

@@ -220,8 +220,8 @@ IQL_AS_PUBLISHED: dict[str, Any] = {
     "values.fourier_features": 0,
     "world_model.fourier_features": 0,
     "values.q_networks": 2,
+    "values.v_networks": 1,
     "values.q_reduction": "min",
-    "values.target_rate": 0.005,
 }
 LOCOMOTION: dict[str, Any] = {
     **IQL_AS_PUBLISHED,
@@ -242,6 +242,7 @@ ANT_MAZE: dict[str, Any] = {
 }
 LESSON: dict[str, Any] = {
     "values.width": 128,
+    "values.updates": 20_000,
     "world_model.width": 128,
     "evaluation.episodes": 20,
     "evaluation.slots": 20,
