@@ -1,24 +1,30 @@
 """What the notebooks share: the running example, where its results are kept, and score sweeps.
 
 Every notebook meets the same maze, the same seed and the same cached stages, so that what one
-notebook trained the next one only loads.
+notebook trained the next one only loads. The two sweeps of notebook 05 take half an hour, so their
+results are committed; `python -m ipd_lite.course --out runs/study` makes them again.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 
 from ipd_lite.collect import collect
+from ipd_lite.config import override
 from ipd_lite.data import local_path
-from ipd_lite.evaluate import Actor
-from ipd_lite.pipeline import Pipeline, choose_device
+from ipd_lite.distill import TransformerActor
+from ipd_lite.evaluate import Actor, rollout
+from ipd_lite.pipeline import METHODS, Pipeline, choose_device
+from ipd_lite.runs import load_tensors, save_tensors, write_csv
 from ipd_lite.tasks import Task, get_task
 
 RUNNING_EXAMPLE = "pointmaze-medium-slow"
@@ -88,3 +94,103 @@ def walks(task: Task, actor: Actor, seeds: Sequence[int], device: torch.device) 
         result.append(Walk(np.stack(path), np.array(rewards)))
     environment.close()
     return result
+
+
+ALPHAS = (0.0, 0.1, 0.3, 1.0, 3.0)
+SWEEP = {
+    "distillation.updates": 1_000,
+    "distillation.imagined_share": 0.0,
+    "evaluation.episodes": 50,
+}
+"""A third of the lesson's updates and half its episodes: fifteen policies in a coffee break."""
+TARGETS = (-120.0, -60.0, -30.0, -20.0, -10.0, -5.0)
+
+
+def value_actor(pipeline: Pipeline) -> TransformerActor:
+    """The distilled policy with V(s) as its token."""
+    policy, _ = pipeline.policy
+    timestep = pipeline.config.distillation.timestep
+    return TransformerActor(policy, values=pipeline.values, timestep=timestep)
+
+
+def alpha_sweep(pipeline: Pipeline) -> tuple[pd.DataFrame, dict[float, list[Walk]]]:
+    """Score of the transformer over alpha, real data alone, and paths from eight shared starts.
+
+    Without imagined data the sweep shows what the value-guided term does and nothing else.
+    """
+    rows, paths = [], {}
+    evaluation = override(pipeline.config, SWEEP).evaluation
+    for alpha in ALPHAS:
+        changes = {**SWEEP, "distillation.alpha": alpha}
+        varied = Pipeline(
+            pipeline.task, pipeline.seed, override(pipeline.config, changes), pipeline.out,
+            pipeline.device, pipeline.progress,
+        )  # fmt: skip
+        actor = value_actor(varied)
+        returns = rollout(pipeline.task, actor, evaluation, device=pipeline.device).returns
+        score = float(pipeline.task.normalized_score(returns.mean()))
+        rows.append({"alpha": alpha, "seed": pipeline.seed, "score": round(score, 3)})
+        seeds = range(evaluation.seed, evaluation.seed + 8)
+        paths[alpha] = walks(pipeline.task, actor, seeds, pipeline.device)
+    return pd.DataFrame(rows), paths
+
+
+def target_sweep(pipeline: Pipeline) -> pd.DataFrame:
+    """Score of one Decision Transformer over the hand-set target return."""
+    varied = Pipeline(
+        pipeline.task, pipeline.seed, override(pipeline.config, dict(METHODS["dt"].overrides)),
+        pipeline.out, pipeline.device, pipeline.progress,
+    )  # fmt: skip
+    policy, _ = varied.policy
+    evaluation = override(pipeline.config, SWEEP).evaluation
+    rows = []
+    for target in TARGETS:
+        actor = TransformerActor(
+            policy, target=target, timestep=varied.config.distillation.timestep
+        )
+        returns = rollout(pipeline.task, actor, evaluation, device=pipeline.device).returns
+        score = float(pipeline.task.normalized_score(returns.mean()))
+        rows.append({"target": target, "seed": pipeline.seed, "score": round(score, 3)})
+    return pd.DataFrame(rows)
+
+
+def saved_paths(folder: Path) -> dict[float, list[NDArray[np.float64]]]:
+    """alpha -> positions (T + 1, 2) of eight episodes, from `folder`/course-alpha.safetensors."""
+    arrays, _ = load_tensors(folder / "course-alpha.safetensors")
+    return {
+        alpha: [
+            part.numpy().astype(np.float64)
+            for part in arrays[f"{alpha:g}"].split(arrays[f"{alpha:g}/lengths"].tolist())
+        ]
+        for alpha in ALPHAS
+    }
+
+
+def main() -> None:
+    """Make the committed sweeps of notebook 05 again (three seeds, about half an hour)."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--out", type=Path, default=Path("runs/study"), help="run folder to reuse")
+    parser.add_argument("--data", type=Path, default=Path("figures/data"), help="where to write")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--preset", default="lesson")
+    arguments = parser.parse_args()
+    scores, targets = [], []
+    for seed in range(arguments.seeds):
+        pipeline = running_example(arguments.preset, seed=seed, out=arguments.out)
+        found, paths = alpha_sweep(pipeline)
+        scores.append(found)
+        targets.append(target_sweep(pipeline))
+        if seed:
+            continue
+        arrays = {}
+        for alpha, group in paths.items():
+            positions = [torch.as_tensor(walk.observations[:, :2]).float() for walk in group]
+            arrays[f"{alpha:g}"] = torch.cat(positions)
+            arrays[f"{alpha:g}/lengths"] = torch.tensor([len(p) for p in positions])
+        save_tensors(arguments.data / "course-alpha.safetensors", arrays)
+    write_csv(arguments.data / "course-alpha.csv", pd.concat(scores))
+    write_csv(arguments.data / "course-target.csv", pd.concat(targets))
+
+
+if __name__ == "__main__":
+    main()

@@ -435,7 +435,7 @@ def ensemble_fit(
         )
     if truth is not None:
         left.plot(grid, truth, "--", color="black", lw=1, label="truth")
-    spread = 3 * float(np.abs(y).max())
+    spread = 2 * float(np.abs(y).max())
     left.set(xlabel="x", ylabel="y", ylim=(-spread, spread), title="five members, each a Gaussian")
     left.legend()
     right.semilogy(grid, (deviations**2).mean(0), "--", color=ORANGE,
@@ -470,6 +470,46 @@ def plan_fan(
     drawn.set_linewidth([2.2 if i >= len(order) - top else 0.8 for i in range(len(order))])
     ax.plot(*paths[0, 0], "o", color=ORANGE, ms=6, zorder=6)
     ax.set_title(f"{len(paths)} imagined futures of {paths.shape[1] - 1} decisions")
+    return figure
+
+
+def policy_paths(
+    walls: NDArray[np.bool_], goal: Array, groups: Mapping[str, Sequence[Array]]
+) -> Figure:
+    """One panel per policy: its paths (T, 2), coloured by how many decisions they took."""
+    figure, axes = plt.subplots(
+        1, len(groups), figsize=(3.9 * len(groups) + 0.4, 3.5), squeeze=False
+    )
+    longest = max(len(path) for paths in groups.values() for path in paths) - 1
+    for ax, (title, paths) in zip(axes[0], groups.items(), strict=True):
+        maze(ax, walls, goal)
+        lengths = np.array([len(path) - 1.0 for path in paths])
+        drawn = trajectories(ax, list(paths), lengths, "decisions", Normalize(0, longest))
+        drawn.set_linewidth(1.3)
+        starts = np.array([path[0] for path in paths])
+        ax.plot(*starts.T, "o", color=ORANGE, ms=3, zorder=5)
+        ax.set_title(f"{title}: {lengths.mean():.0f} on average")
+    return figure
+
+
+def step_fields(
+    walls: NDArray[np.bool_],
+    goal: Array,
+    observations: Array,
+    fields: Mapping[str, Array],
+    label: str,
+) -> Figure:
+    """Numbers per recorded step, one panel each, at the positions of observations (N, 2+)."""
+    figure, axes = plt.subplots(1, len(fields), figsize=(4.1 * len(fields), 3.5), squeeze=False)
+    limit = max(float(np.quantile(np.abs(values), 0.98)) for values in fields.values())
+    for ax, (title, values) in zip(axes[0], fields.items(), strict=True):
+        maze(ax, walls, goal)
+        shown = ax.scatter(
+            *observations[:, :2].T, c=values, s=3, lw=0, cmap=DIVERGING, vmin=-limit, vmax=limit,
+            zorder=2,
+        )  # fmt: skip
+        figure.colorbar(shown, ax=ax, label=label, shrink=0.8)
+        ax.set_title(title)
     return figure
 
 
@@ -559,15 +599,15 @@ def animation(
 
 def flow(boxes: Sequence[tuple[str, str, str]]) -> Figure:
     """Stages as boxes from left to right: (name, paper's section, what comes out and its shape)."""
-    figure, ax = plt.subplots(figsize=(1.75 * len(boxes), 1.9))
+    figure, ax = plt.subplots(figsize=(1.5 * len(boxes), 1.5))
     ax.set(xlim=(-0.1, len(boxes)), ylim=(0, 1))
     ax.axis("off")
     for place, (name, section, result) in enumerate(boxes):
         ax.text(
-            place + 0.42, 0.72, f"{name}\n{section}", ha="center", va="center", fontsize=8,
+            place + 0.42, 0.72, f"{name}\n{section}", ha="center", va="center", fontsize=10,
             bbox={"boxstyle": "round,pad=0.5", "fc": "#EAF3FA", "ec": BLUE},
         )  # fmt: skip
-        ax.text(place + 0.42, 0.2, result, ha="center", va="center", fontsize=7, family="monospace")
+        ax.text(place + 0.42, 0.2, result, ha="center", va="center", fontsize=8, family="monospace")
         if place:
             ax.annotate(
                 "", (place + 0.06, 0.72), (place - 0.22, 0.72),
