@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -122,10 +122,7 @@ def alpha_sweep(pipeline: Pipeline) -> tuple[pd.DataFrame, dict[float, list[Walk
     evaluation = override(pipeline.config, SWEEP).evaluation
     for alpha in ALPHAS:
         changes = {**SWEEP, "distillation.alpha": alpha}
-        varied = Pipeline(
-            pipeline.task, pipeline.seed, override(pipeline.config, changes), pipeline.out,
-            pipeline.device, pipeline.progress,
-        )  # fmt: skip
+        varied = replace(pipeline, config=override(pipeline.config, changes), used=[])
         actor = value_actor(varied)
         returns = rollout(pipeline.task, actor, evaluation, device=pipeline.device).returns
         score = float(pipeline.task.normalized_score(returns.mean()))
@@ -137,10 +134,8 @@ def alpha_sweep(pipeline: Pipeline) -> tuple[pd.DataFrame, dict[float, list[Walk
 
 def target_sweep(pipeline: Pipeline) -> pd.DataFrame:
     """Score of one Decision Transformer over the hand-set target return."""
-    varied = Pipeline(
-        pipeline.task, pipeline.seed, override(pipeline.config, dict(METHODS["dt"].overrides)),
-        pipeline.out, pipeline.device, pipeline.progress,
-    )  # fmt: skip
+    changes = dict(METHODS["dt"].overrides)
+    varied = replace(pipeline, config=override(pipeline.config, changes), used=[])
     policy, _ = varied.policy
     evaluation = override(pipeline.config, SWEEP).evaluation
     rows = []

@@ -17,9 +17,12 @@ from ipd_lite.evaluate import FunctionActor, rollout
 from ipd_lite.imagine import augment
 from ipd_lite.pipeline import Pipeline
 from ipd_lite.segments import bootstrapped_returns, shortfall
+from ipd_lite.tasks import get_task
 from ipd_lite.world_model import calibrate_threshold
-from tests.recorded import TASK, smoke, umaze_data
+from tests.recorded import TASK as NAME
+from tests.recorded import smoke, umaze_data
 
+TASK = get_task(NAME)
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "notebooks" / "README.md").read_text()
 
