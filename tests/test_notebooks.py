@@ -70,7 +70,7 @@ def test_first_cell_says_what_to_expect(path: Path) -> None:
         assert heading in text(first)
     assert len(re.findall(r"^- \*\w+\*", text(first), re.MULTILINE)) >= 3, "goals begin with a verb"
     assert f"notebooks/{path.name}" in text(first), "badges lead to this very notebook"
-    assert re.search(r"\d+ (minute|second)", text(first))
+    assert re.search(r"\d+ (minute|second)s? .*Computing: [^@]*(minute|second)", text(first))
 
 
 def test_last_cell_sums_up(path: Path) -> None:
