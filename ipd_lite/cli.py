@@ -1,4 +1,4 @@
-"""The command line: `ipd-lite demo | run | study | evaluate | figures`, and what they need."""
+"""The command line: `ipd-lite demo | run | sweep | evaluate | figures`, and what they need."""
 
 from __future__ import annotations
 
@@ -126,20 +126,29 @@ class Figures(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Study(Common):
-    """Several tasks, methods and seeds; continues where it was stopped, finished runs stay."""
+class Sweep(Common):
+    """Tasks x methods x seeds of a spec file; stopped anywhere, the same command continues."""
 
-    tasks: tuple[str, ...] = ("pointmaze-medium", "pointmaze-medium-slow")
+    spec: Annotated[Path, tyro.conf.Positional]
+    """A TOML file such as figures/study.toml."""
+    status: bool = False
+    """Run nothing: show what is done, running, failed and to do, and the time left."""
+    tasks: tuple[str, ...] = ()
+    """Only these tasks of the spec."""
     methods: tuple[str, ...] = ()
-    """Methods of `ipd-lite run`; none named = all of them."""
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    preset: Preset = "lesson"
-    device: str = "auto"
+    """Only these methods."""
+    seeds: tuple[int, ...] = ()
+    """Only these seeds."""
     workers: int = 2
-    """Processes side by side, one thread each."""
+    """Processes side by side."""
+    threads: int = 0
+    """CPU threads of each process (0 = this machine's, divided); last bits depend on it."""
+    dask: str | None = None
+    """Address of a Dask scheduler, tcp://host:8786, whose workers see the same files."""
+    device: str = "auto"
     out: Path = Path("runs/study")
     results: Path = Path("figures/data")
-    """Where scores-TASK.csv go."""
+    """Where scores-TASK.csv and the other result files go."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +195,7 @@ def _parse(arguments: list[str]) -> Any:
     command: Any = Union[  # noqa: UP007 - tyro wants the annotations spelled out
         Annotated[Demo, subcommand("demo", default=Demo(config=config))],
         Annotated[Run, subcommand("run", default=Run(config=config))],
-        Annotated[Study, subcommand("study")],
+        Annotated[Sweep, subcommand("sweep")],
         Annotated[Survey, subcommand("survey")],
         Annotated[Evaluate, subcommand("evaluate")],
         Annotated[Collect, subcommand("collect")],
@@ -335,23 +344,24 @@ def _methods(command: Methods) -> None:
             print(f"  deviations: {method.deviations}")
 
 
-def _study(command: Study) -> None:
-    from ipd_lite.demo import study
-    from ipd_lite.pipeline import METHODS, get_method
-    from ipd_lite.tasks import get_task
+def _sweep(command: Sweep) -> None:
+    from ipd_lite import sweep
 
-    methods = command.methods or tuple(METHODS)
-    for task in command.tasks:
-        get_task(task)
-    for method in methods:
-        get_method(method)
-    failed = study(
-        command.tasks, methods, command.seeds, preset=command.preset, out=command.out,
-        results=command.results, device=command.device, workers=command.workers,
-        progress=not command.quiet,
+    spec = sweep.read_spec(command.spec)
+    units = sweep.expand(spec, tasks=command.tasks, methods=command.methods, seeds=command.seeds)
+    if command.status:
+        print(sweep.format_status(sweep.status(units, command.out), command.workers))
+        return
+    failed = sweep.run_units(
+        units, out=command.out, device=command.device, workers=command.workers,
+        threads=command.threads, dask=command.dask, progress=not command.quiet,
     )  # fmt: skip
+    for path in sweep.write_results(
+        units, command.out, command.results, workers=command.workers, device=command.device
+    ):
+        print(path)
     if failed:
-        raise RuntimeError("failed, the rest is done: " + "; ".join(failed))
+        raise RuntimeError("failed, the rest is done:\n  " + "\n  ".join(failed))
 
 
 def _survey(command: Survey) -> None:
@@ -389,7 +399,7 @@ _COMMANDS: dict[type, Any] = {
     ImportD4rl: _import_d4rl,
     Tasks: _tasks,
     Methods: _methods,
-    Study: _study,
+    Sweep: _sweep,
     Survey: _survey,
     Figures: _figures,
 }

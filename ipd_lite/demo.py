@@ -5,13 +5,11 @@ from __future__ import annotations
 import sys
 import time
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 import torch
 from joblib import Parallel, delayed
-from tqdm import tqdm
 
 from ipd_lite import plots
 from ipd_lite.collect import collect
@@ -23,13 +21,12 @@ from ipd_lite.report import (
     gather_scores,
     inside_arrays,
     inside_figures,
-    inside_numbers,
     save_figure,
     score_figures,
     summarize,
 )
 from ipd_lite.runs import load_tensors, save_tensors, write_atomically, write_csv
-from ipd_lite.tasks import MazeRecipe, get_task
+from ipd_lite.tasks import get_task
 
 DEMO_METHODS = (
     "behaviour", "bc", "dt", "iql", "mpc", "ipd-noaug", "ipd-greedy", "ipd-noq", "ipd",
@@ -136,80 +133,6 @@ def demo(
         print(path)
     say("done")
     return scores
-
-
-def _unit(
-    task: str,
-    seed: int,
-    methods: Sequence[str],
-    config: Config,
-    out: Path,
-    device: str,
-    threads: int,
-) -> list[str]:
-    """All methods of one task and seed, one after the other; returns what failed."""
-    torch.set_num_threads(threads)
-    failed = []
-    for method in methods:
-        try:
-            run(task, method, seed, config, out=out, device=device)
-        except Exception as error:  # one failed unit must not stop a study of hours
-            failed.append(f"{task} {method} seed {seed}: {error}")
-    return failed
-
-
-def _numbers(task: str, seed: int, config: Config, out: Path, device: str) -> dict[str, float]:
-    return inside_numbers(_open(task, seed, config, out, device, threads=1))
-
-
-def study(
-    tasks: Sequence[str],
-    methods: Sequence[str],
-    seeds: Sequence[int],
-    *,
-    preset: str = "lesson",
-    out: Path,
-    results: Path | None = None,
-    device: str = "auto",
-    workers: int = 2,
-    progress: bool = True,
-) -> list[str]:
-    """Tasks x methods x seeds, resumable: finished runs are never repeated.
-
-    Writes `results/scores-<task>.csv`, from which `ipd-lite figures` draws, and for mazes
-    `results/inside-<task>.csv`, the diagnostics of every seed. Every process has one thread, so the
-    numbers do not depend on how many run side by side.
-
-    Returns:
-        one line for every unit that failed.
-    """
-    for name in tasks:
-        task = get_task(name)
-        if not local_path(task.dataset).is_dir():
-            collect(task, progress)
-    jobs = [
-        delayed(_unit)(name, seed, methods, get_task(name).config(preset), out, device, 1)
-        for seed in seeds
-        for name in tasks
-    ]
-    failed: list[str] = []
-    with Parallel(n_jobs=workers, return_as="generator_unordered") as parallel:
-        bar = tqdm(parallel(jobs), total=len(jobs), desc="study", unit="unit", disable=not progress)
-        for found in bar:
-            failed += found
-    if results is None:
-        return failed
-    for task_name, group in gather_scores(out).groupby("task", sort=False):
-        write_csv(results / f"scores-{task_name}.csv", group)
-    for name in tasks:
-        if not isinstance(get_task(name).recipe, MazeRecipe):
-            continue
-        config = get_task(name).config(preset)
-        rows = Parallel(n_jobs=workers)(
-            delayed(_numbers)(name, seed, config, out, device) for seed in seeds
-        )
-        write_csv(results / f"inside-{name}.csv", rows)
-    return failed
 
 
 def redraw(data: Path, out: Path) -> list[Path]:

@@ -49,7 +49,16 @@ from ipd_lite.imagine import (
 from ipd_lite.iql import Values, diagnose, train_values
 from ipd_lite.nets import Snapshots
 from ipd_lite.own_data import open_task
-from ipd_lite.runs import Stage, key_of, versions, write_csv, write_json
+from ipd_lite.runs import (
+    Stage,
+    exclusive,
+    key_of,
+    peak_memory,
+    provenance,
+    reset_peak_memory,
+    write_csv,
+    write_json,
+)
 from ipd_lite.tasks import MazeRecipe, RewardFunction, Task, get_task
 from ipd_lite.transformer import TransformerPolicy
 from ipd_lite.world_model import (
@@ -215,17 +224,18 @@ class Pipeline:
     def values(self) -> Values:
         """Section 3.1: Q, V and the advantage-weighted policy."""
         stage = self.stage("values", *self._values_parts)
-        if not stage.done:
-            values = train_values(
-                self.dataset,
-                self.config.values,
-                seed=self.seed,
-                position_dimensions=self.task.position_dimensions,
-                normalize_observations=self.config.data.normalize_observations,
-                compute=self.config.compute,
-                checkpoint=stage.checkpoint,
-            )
-            self._store(stage, values.state_dict())
+        with stage.claim():
+            if not stage.done:
+                values = train_values(
+                    self.dataset,
+                    self.config.values,
+                    seed=self.seed,
+                    position_dimensions=self.task.position_dimensions,
+                    normalize_observations=self.config.data.normalize_observations,
+                    compute=self.config.compute,
+                    checkpoint=stage.checkpoint,
+                )
+                self._store(stage, values.state_dict())
         values = Values(
             self.config.values,
             *self.widths,
@@ -239,18 +249,19 @@ class Pipeline:
         """Section 3.2: the ensemble."""
         stage = self.stage("world-model", self.config.world_model)
         task = self.task
-        if not stage.done:
-            model = train_world_model(
-                self.dataset,
-                self.config.world_model,
-                seed=self.seed,
-                position_dimensions=task.position_dimensions,
-                reward=self.reward_function,
-                terminated=task.terminated,
-                compute=self.config.compute,
-                checkpoint=stage.checkpoint,
-            )
-            self._store(stage, model.state_dict())
+        with stage.claim():
+            if not stage.done:
+                model = train_world_model(
+                    self.dataset,
+                    self.config.world_model,
+                    seed=self.seed,
+                    position_dimensions=task.position_dimensions,
+                    reward=self.reward_function,
+                    terminated=task.terminated,
+                    compute=self.config.compute,
+                    checkpoint=stage.checkpoint,
+                )
+                self._store(stage, model.state_dict())
         model = WorldModel(
             self.config.world_model,
             *self.widths,
@@ -306,12 +317,16 @@ class Pipeline:
     def _imagination(self) -> tuple[Continuations, dict[str, Any]]:
         stage = self.stage("imagination", *self._imagination_parts)
         config = self.config.imagination
-        if not stage.done:
-            _ = self.assessment, self.threshold  # train what this rests on before the clock runs
-            stage.start()
-            attempted = self._attempt(config, self.threshold)
-            kept, book = accept(attempted, config, self.threshold)
-            self._store(stage, vars(kept), ("values", "world-model"), as_dict(book))
+        with stage.claim():
+            if not stage.done:
+                _ = (
+                    self.assessment,
+                    self.threshold,
+                )  # train what this rests on before the clock runs
+                stage.start()
+                attempted = self._attempt(config, self.threshold)
+                kept, book = accept(attempted, config, self.threshold)
+                self._store(stage, vars(kept), ("values", "world-model"), as_dict(book))
         tensors, book_json = stage.load(self.device)
         self._use(stage, book_json)
         return Continuations(**tensors), book_json
@@ -355,29 +370,30 @@ class Pipeline:
             rests_on += ["world-model", "imagination"]
         stage = self.stage("policy", *parts)
         steps = int(self.dataset.lengths.max())
-        if not stage.done:
-            augmented = self.augmented
-            if uses_values:
-                _ = self.assessment
-            stage.start()
-            lessons = prepare_lessons(
-                augmented,
-                self.values if uses_values else None,
-                config,
-                self.discount,
-                bootstrap_steps=self.config.imagination.bootstrap_steps,
-                assessment=self.assessment if filters else None,
-            )
-            policy, snapshots = train_policy(
-                lessons,
-                self.values if uses_values else None,
-                config,
-                seed=self.seed,
-                episode_steps=steps,
-                compute=self.config.compute,
-                checkpoint=stage.checkpoint,
-            )
-            self._store(stage, joined(policy, snapshots), rests_on)
+        with stage.claim():
+            if not stage.done:
+                augmented = self.augmented
+                if uses_values:
+                    _ = self.assessment
+                stage.start()
+                lessons = prepare_lessons(
+                    augmented,
+                    self.values if uses_values else None,
+                    config,
+                    self.discount,
+                    bootstrap_steps=self.config.imagination.bootstrap_steps,
+                    assessment=self.assessment if filters else None,
+                )
+                policy, snapshots = train_policy(
+                    lessons,
+                    self.values if uses_values else None,
+                    config,
+                    seed=self.seed,
+                    episode_steps=steps,
+                    compute=self.config.compute,
+                    checkpoint=stage.checkpoint,
+                )
+                self._store(stage, joined(policy, snapshots), rests_on)
         policy = make_policy(*self.widths, config, steps).to(self.device)
         snapshots = Snapshots(policy, config.evaluations, config.updates).to(self.device)
         self._load(stage, policy, snapshots)
@@ -431,8 +447,9 @@ class Pipeline:
         self, stage: Stage, train: Callable[[Stage], tuple[torch.nn.Module, ...]], policy: Rival
     ) -> tuple[Rival, Snapshots]:
         """The trained weights of `policy` and its snapshots; `train` returns both, in front."""
-        if not stage.done:
-            self._store(stage, joined(*train(stage)[:2]))
+        with stage.claim():
+            if not stage.done:
+                self._store(stage, joined(*train(stage)[:2]))
         config = self.config.values
         policy = policy.to(self.device)
         snapshots = Snapshots(policy, config.evaluations, config.updates).to(self.device)
@@ -444,6 +461,11 @@ class Pipeline:
         """Wall seconds of every stage used so far (as measured when it was trained)."""
         return {}
 
+    @cached_property
+    def memory(self) -> dict[str, dict[str, float]]:
+        """Peak memory of every stage used so far, see `runs.peak_memory`."""
+        return {}
+
     def _store(
         self,
         stage: Stage,
@@ -453,11 +475,13 @@ class Pipeline:
     ) -> None:
         """Store a result with its own seconds and those of the stages that it rests on."""
         below = {name: self.seconds[name] for name in rests_on}
-        stage.store(tensors, {**(meta or {}), "seconds": {**below, stage.name: stage.seconds()}})
+        seconds = {**below, stage.name: stage.seconds()}
+        stage.store(tensors, {**(meta or {}), "seconds": seconds, "memory": peak_memory()})
 
     def _use(self, stage: Stage, meta: Mapping[str, Any]) -> None:
         self.used.append(stage)
         self.seconds |= meta["seconds"]
+        self.memory[stage.name] = meta.get("memory", {})
 
     def _load(self, stage: Stage, *modules: torch.nn.Module) -> None:
         tensors, meta = stage.load(self.device)
@@ -688,6 +712,16 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def label_of(method: str, variant: str = "") -> str:
+    """How a method with changed fields is called in folders, tables and figures."""
+    return f"{method}@{variant}" if variant else method
+
+
+def run_folder(out: Path, task: str, label: str, seed: int) -> Path:
+    """Where a run's files lie."""
+    return out / task / label / f"seed-{seed}"
+
+
 def run(
     task: str | Task,
     method_name: str,
@@ -695,6 +729,7 @@ def run(
     config: Config,
     *,
     out: Path,
+    variant: str = "",
     device: str = "auto",
     progress: bool = False,
     data: OfflineDataset | None = None,
@@ -702,9 +737,11 @@ def run(
     """Train what is missing, evaluate, and return the rows of scores.csv.
 
     Files in `out/<task>/<method>/seed-<n>/`: config.json, scores.csv ("last" and "best" rows),
-    episodes.csv (every episode of every checkpoint), record.json (seconds, bookkeeping).
+    episodes.csv (every episode of every checkpoint), record.json (everything about the unit). Two
+    processes that want the same run take turns, and the second finds it done.
 
     Args:
+        variant: name of changed fields, for a folder of its own: `<method>@<variant>`.
         task: a registered name, or a task such as `own_data.open_task` makes. Where it has no
             environment, the method is trained, a warning says why there are no scores, and the
             returned frame is empty.
@@ -717,11 +754,13 @@ def run(
     method = get_method(method_name)
     config = method.configure(config)
     check(config)
-    folder = out / task.name / method_name / f"seed-{seed}"
-    pipeline = Pipeline(task, seed, config, out, choose_device(device), progress, data)
+    where = choose_device(device)
+    folder = run_folder(out, task.name, label_of(method_name, variant), seed)
+    pipeline = Pipeline(task, seed, config, out, where, progress, data)
     identity = {
         "task": task.name,
         "method": method_name,
+        "variant": variant,
         "seed": seed,
         "config": as_dict(config),
         "dataset": pipeline.fingerprint,
@@ -730,33 +769,50 @@ def run(
     }
     if task.opened:
         identity["opened"] = dict(task.opened)
-    key = key_of(identity)
-    if (folder / "scores.csv").exists():
-        found = json.loads((folder / "config.json").read_text())
-        if found.get("key") == key:
-            return pd.read_csv(folder / "scores.csv")
-        raise ValueError(
-            f"{folder} holds a run with another configuration or other data; "
-            "choose another --out, or delete that folder"
-        )
-    write_json(folder / "config.json", {**identity, "key": key, "versions": versions()})
-    actors = method.evaluate(pipeline)
-    started = time.perf_counter()
-    rollouts = [] if actors and not task.environment else _rollouts(pipeline, actors)
-    pipeline.seconds["evaluation"] = round(time.perf_counter() - started, 3)
-    if pipeline.used:
-        write_csv(folder / "log.csv", _logs(pipeline.used))
-        shutil.copyfile(pipeline.used[-1].result, folder / "policy.safetensors")
-    write_json(folder / "record.json", _record(pipeline))
-    if not rollouts:
-        warnings.warn(
-            f"{task.name}: trained, but not evaluated: {task.no_environment}", stacklevel=2
-        )
-        return pd.DataFrame()
-    write_csv(folder / "episodes.csv", _episode_rows(rollouts))
-    scores = _score_rows(identity, task, rollouts, sum(pipeline.seconds.values()))
-    write_csv(folder / "scores.csv", scores)
-    return pd.read_csv(folder / "scores.csv")
+    with exclusive(folder):
+        if (folder / "scores.csv").exists():
+            if same_run(folder, identity):
+                return pd.read_csv(folder / "scores.csv")
+            raise ValueError(
+                f"{folder} holds a run with another configuration or other data; "
+                "choose another --out, or delete that folder"
+            )
+        begun = time.perf_counter()
+        write_json(folder / "config.json", {**identity, **provenance()})
+        actors = method.evaluate(pipeline)
+        started = time.perf_counter()
+        reset_peak_memory()
+        rollouts = [] if actors and not task.environment else _rollouts(pipeline, actors)
+        pipeline.seconds["evaluation"] = round(time.perf_counter() - started, 3)
+        pipeline.memory["evaluation"] = peak_memory()
+        if pipeline.used:
+            write_csv(folder / "log.csv", _logs(pipeline.used))
+            shutil.copyfile(pipeline.used[-1].result, folder / "policy.safetensors")
+        scores = pd.DataFrame()
+        if rollouts:
+            write_csv(folder / "episodes.csv", _episode_rows(rollouts))
+            scores = _score_rows(identity, task, rollouts, sum(pipeline.seconds.values()))
+        record = {**identity, **provenance(), **_record(pipeline, scores, rollouts)}
+        record["unit_seconds"] = round(time.perf_counter() - begun, 3)
+        write_json(folder / "record.json", record)
+        if not rollouts:
+            warnings.warn(
+                f"{task.name}: trained, but not evaluated: {task.no_environment}", stacklevel=2
+            )
+            return scores
+        write_csv(folder / "scores.csv", scores)
+        return pd.read_csv(folder / "scores.csv")
+
+
+def same_run(folder: Path, identity: Mapping[str, Any]) -> bool:
+    """Whether the folder's run has this identity (its entries alone are compared).
+
+    Fields that did not exist yet when it ran count as having their defaults.
+    """
+    found = {"variant": "", **json.loads((folder / "config.json").read_text())}
+    found["config"] = as_dict(from_dict(Config, found["config"]))
+    wanted = json.loads(json.dumps(dict(identity)))
+    return all(found.get(name) == value for name, value in wanted.items())
 
 
 def evaluate_again(
@@ -826,24 +882,31 @@ def _logs(stages: Sequence[Stage]) -> pd.DataFrame:
     return pd.concat(parts) if parts else pd.DataFrame(columns=["stage", "step"])
 
 
-def _record(pipeline: Pipeline) -> dict[str, Any]:
-    """Seconds per stage, and the diagnostics of the stages that the run used."""
+def _record(pipeline: Pipeline, scores: pd.DataFrame, rollouts: list[Rollouts]) -> dict[str, Any]:
+    """Scores, per-episode returns, seconds and memory per stage, diagnostics of the stages."""
+    used = set(pipeline.seconds)
     record: dict[str, Any] = {
         "seconds": pipeline.seconds,
-        "threads": torch.get_num_threads(),
         "device": str(pipeline.device),
-        "stages": [stage.folder.name for stage in pipeline.used],
+        "horizon": pipeline.config.planner.horizon,
     }
-    names = [stage.name for stage in pipeline.used]
-    if "values" in names:
+    if rollouts:
+        best = int(np.argmax([r.returns.mean() for r in rollouts]))
+        record["scores"] = dict(zip(scores["checkpoint"], scores["score"], strict=True))
+        record["returns"] = {
+            "last": rollouts[-1].returns.tolist(), "best": rollouts[best].returns.tolist()
+        }  # fmt: skip
+    if "values" in used:
         record["values"] = vars(diagnose(pipeline.values, pipeline.dataset, pipeline.discount))
-    if "world-model" in names:
+    if "world-model" in used:
         record["world model"] = {
             "holdout error per member": pipeline.world_model.holdout_error.tolist(),
             "elites": pipeline.world_model.elites.tolist(),
         }
-    if "imagination" in names:
+    if "imagination" in used:
         record["imagination"] = pipeline.bookkeeping
+    record["stages"] = [stage.folder.name for stage in pipeline.used]
+    record["memory"] = pipeline.memory
     return record
 
 
@@ -874,6 +937,7 @@ def _score_rows(
             {
                 "task": identity["task"],
                 "method": identity["method"],
+                "variant": identity.get("variant", ""),
                 "seed": identity["seed"],
                 "checkpoint": label,
                 "episodes": len(rollouts[index].returns),

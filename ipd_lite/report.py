@@ -44,11 +44,20 @@ def gather_scores(root: Path) -> pd.DataFrame:
     files = sorted(root.glob("*/*/seed-*/scores.csv"))
     if not files:
         raise FileNotFoundError(f"no scores below {root}; run `ipd-lite run` or `ipd-lite demo`")
-    scores = pd.concat([pd.read_csv(file) for file in files], ignore_index=True)
+    scores = pd.concat([read_scores(file) for file in files], ignore_index=True)
     order = {name: i for i, name in enumerate(METHODS)}
     key = scores["method"].map(lambda m: order.get(m, len(order)))
-    rank = scores.assign(_order=key).sort_values(["task", "_order", "seed", "checkpoint"])
-    return rank.drop(columns="_order").reset_index(drop=True)
+    ranks = ["task", "_order", "variant", "seed", "checkpoint"]
+    ordered = scores.assign(_order=key).sort_values(ranks)
+    return ordered.drop(columns="_order").reset_index(drop=True)
+
+
+def read_scores(file: Path) -> pd.DataFrame:
+    """A scores file; files from before variants existed have none."""
+    scores = pd.read_csv(file, converters={"variant": str})
+    if "variant" not in scores:
+        scores.insert(2, "variant", "")
+    return scores
 
 
 def summarize(scores: pd.DataFrame) -> pd.DataFrame:

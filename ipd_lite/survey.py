@@ -2,7 +2,7 @@
 
 Every task whose data is on this machine gets the same treatment (one seed, the `lesson` preset), so
 that the rows show that the pipeline works there and how long it takes. One seed shows no order
-between methods; `ipd-lite study` does.
+between methods; `ipd-lite sweep` does.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import numpy as np
 import pandas as pd
 
 from ipd_lite.data import OfflineDataset, load_task, local_path
-from ipd_lite.demo import study
 from ipd_lite.own_data import open_task
 from ipd_lite.pipeline import run
 from ipd_lite.report import gather_scores
 from ipd_lite.runs import write_csv
-from ipd_lite.tasks import TASKS, Task
+from ipd_lite.sweep import Unit, run_units
+from ipd_lite.tasks import TASKS, Task, get_task
 
 BINS = 40
 
@@ -57,10 +57,11 @@ def survey(
     if wrong := [pair[0] for pair in named if len(pair) != 2]:
         raise ValueError(f"--datasets {wrong[0]!r}: expected TASK=ID_OR_PATH")
     opened = [open_task(task, dataset) for task, dataset in named]
-    failed = study(
-        tasks, methods, seeds, preset=preset, out=out, device=device, workers=workers,
-        progress=progress,
-    )  # fmt: skip
+    units = [
+        Unit(name, method, seed, get_task(name).config(preset))
+        for seed in seeds for name in tasks for method in methods
+    ]  # fmt: skip
+    failed = run_units(units, out=out, device=device, workers=workers, threads=1, progress=progress)
     for task in opened:
         for seed in seeds:
             for method in methods:

@@ -40,7 +40,7 @@ def test_script_points_here() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["demo", "run", "evaluate", "collect", "tasks", "methods", "figures"]
+    "command", ["demo", "run", "sweep", "evaluate", "collect", "tasks", "methods", "figures"]
 )
 def test_help_of_every_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:

@@ -31,8 +31,8 @@ from tests.helpers import Killed
 from tests.recorded import TASK, smoke, umaze_data
 
 COLUMNS = [
-    "task", "method", "seed", "checkpoint", "episodes", "return_mean", "score", "success",
-    "wall_seconds",
+    "task", "method", "variant", "seed", "checkpoint", "episodes", "return_mean", "score",
+    "success", "wall_seconds",
 ]  # fmt: skip
 
 

@@ -1,0 +1,373 @@
+"""Sweeps: every unit once, failures that stop nothing, and the same numbers on a Dask cluster."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ipd_lite import sweep
+from ipd_lite.cli import main
+from ipd_lite.config import Config, override
+from ipd_lite.pipeline import run
+from ipd_lite.runs import Stage, exclusive
+from ipd_lite.sweep import Block, Spec, Unit, expand, interleave, read_spec, run_units, status
+from tests.recorded import TASK, smoke, umaze_data
+
+QUICK = {"values.updates": 8, "values.evaluations": 1, "evaluation.episodes": 2}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def recorded() -> None:
+    umaze_data()
+
+
+def spec(methods: tuple[str, ...] = ("bc", "iql"), seeds: tuple[int, ...] = (0, 1)) -> Spec:
+    return Spec((Block((TASK,), methods, seeds, "quick", QUICK),), "smoke")
+
+
+def scores(out: Path) -> dict[str, pd.DataFrame]:
+    """Scores of every run, without the clock."""
+    return {
+        str(file.relative_to(out).parent): pd.read_csv(file).drop(columns="wall_seconds")
+        for file in sorted(out.rglob("scores.csv"))
+    }
+
+
+def assert_same(first: dict[str, pd.DataFrame], second: dict[str, pd.DataFrame]) -> None:
+    assert first.keys() == second.keys() and first
+    for name, table in first.items():
+        pd.testing.assert_frame_equal(table, second[name])
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep in this very process."""
+    out = tmp_path_factory.mktemp("local")
+    assert run_units(expand(spec()), out=out, workers=1, threads=1, device="cpu") == []
+    return out
+
+
+# -- specs -----------------------------------------------------------------------------------------
+
+TEXT = """
+preset = "smoke"
+
+[[runs]]
+tasks = ["pointmaze-umaze"]
+methods = ["bc", "ipd"]
+seeds = [0, 1]
+
+[[runs]]
+tasks = ["pointmaze-umaze", "pointmaze-medium"]
+methods = ["ipd-rtg"]
+seeds = [0]
+vary = {"evaluation.target_level" = [0.0, 0.5], "distillation.context" = [2]}
+
+[[runs]]
+tasks = ["pointmaze-umaze"]
+methods = ["ipd"]
+seeds = [0, 2]
+variant = "short"
+overrides = {"imagination.length" = 3}
+"""
+
+
+def write_spec(folder: Path, text: str = TEXT) -> Path:
+    path = folder / "spec.toml"
+    path.write_text(text)
+    return path
+
+
+def test_units_of_a_spec(tmp_path: Path) -> None:
+    units = expand(read_spec(write_spec(tmp_path)))
+    assert Counter((u.task, u.label, u.seed) for u in units) == Counter(
+        [
+            *((TASK, method, seed) for method in ("bc", "ipd") for seed in (0, 1)),
+            *(
+                (task, f"ipd-rtg@target_level={level},context=2", 0)
+                for task in (TASK, "pointmaze-medium")
+                for level in (0.0, 0.5)
+            ),
+            (TASK, "ipd@short", 0),
+            (TASK, "ipd@short", 2),
+        ]
+    )
+    assert [u.seed for u in units] == sorted(u.seed for u in units)
+    by_label = {u.label: u.config for u in units}
+    assert by_label["ipd@short"] == override(by_label["ipd"], {"imagination.length": 3})
+    level = by_label["ipd-rtg@target_level=0.5,context=2"]
+    assert (level.evaluation.target_level, level.distillation.context) == (0.5, 2)
+
+
+def test_slices_and_repetitions(tmp_path: Path) -> None:
+    found = read_spec(write_spec(tmp_path))
+    part = expand(found, tasks=[TASK], methods=["ipd"], seeds=[2, 1])
+    assert [(u.label, u.seed) for u in part] == [("ipd", 1), ("ipd@short", 2)]
+    twice = expand(Spec(found.runs * 2, "smoke"))
+    assert len(twice) == len(expand(found))
+    with pytest.raises(ValueError, match=r"no unit .* in this slice"):
+        expand(found, seeds=[9])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("preset = 3 4", "not valid TOML"),
+        ('preset = "smoke"', r"no \[\[runs\]\] table"),
+        ('preset = "big"\n' + TEXT.split("\n", 2)[2], "expected one of smoke, lesson, paper"),
+        ("presets = 1\n" + TEXT, "unknown key 'presets'"),
+        (TEXT.replace("variant =", "name ="), "number 3: unknown key 'name'"),
+        (TEXT.replace("seeds = [0]", "seeds = []"), "number 2: seeds is missing or empty"),
+        (TEXT.replace('variant = "short"\n', ""), "overrides of imagination.length need a name"),
+        (TEXT.replace('"bc"', '"abc"'), "unknown method 'abc'"),
+        (TEXT.replace("imagination.length", "imagination.lenth"), "unknown config field 'lenth'"),
+    ],
+)
+def test_mistakes_in_a_spec_name_the_place(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises((ValueError, KeyError), match=message):
+        expand(read_spec(write_spec(tmp_path, text)))
+
+
+def test_missing_spec_names_an_example(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"figures/study\.toml"):
+        read_spec(tmp_path / "none.toml")
+
+
+@given(groups=st.lists(st.integers(1, 4), min_size=1, max_size=6), workers=st.integers(1, 4))
+def test_neighbours_train_different_values(groups: list[int], workers: int) -> None:
+    config = Config()
+    units = [
+        Unit(TASK, f"method {i}", seed, config)
+        for seed, count in enumerate(groups)
+        for i in range(count)
+    ]
+    ordered = interleave(units, workers)
+    assert Counter(map(str, ordered)) == Counter(map(str, units))
+    # Inside a window of `workers` groups nobody comes twice before every other has come once more.
+    for first in range(0, len(groups), workers):
+        window = [u for u in ordered if first <= u.seed < first + workers]
+        seen: Counter[int] = Counter()
+        for unit in window:
+            seen[unit.seed] += 1
+            for other in range(first, min(first + workers, len(groups))):
+                assert seen[other] >= min(seen[unit.seed] - 1, groups[other])
+
+
+# -- running ---------------------------------------------------------------------------------------
+
+
+def test_units_equal_single_runs(local: Path, tmp_path: Path) -> None:
+    config = override(smoke(), QUICK)
+    for method in ("bc", "iql"):
+        for seed in (0, 1):
+            run(TASK, method, seed, config, out=tmp_path, variant="quick", device="cpu")
+    assert_same(scores(local), scores(tmp_path))
+    assert set(scores(local)) == {
+        f"{TASK}/{m}@quick/seed-{s}" for m in ("bc", "iql") for s in (0, 1)
+    }
+
+
+def test_finished_units_are_never_repeated(local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("a finished unit was started again")
+
+    monkeypatch.setattr(sweep, "run", forbidden)
+    assert run_units(expand(spec()), out=local, workers=1, threads=1, device="cpu") == []
+    states = status(expand(spec()), local)
+    assert (states["state"] == "done").all() and (states["seconds"] > 0).all()
+
+
+def test_a_failure_stops_nothing_else_and_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sometimes(task: str, method: str, seed: int, *args: Any, **kwargs: Any) -> Any:
+        if (method, seed) == ("bc", 1):
+            raise FloatingPointError("the loss exploded")
+        return run(task, method, seed, *args, **kwargs)
+
+    units = expand(spec())
+    with monkeypatch.context() as patched:
+        patched.setattr(sweep, "run", sometimes)
+        failed = run_units(units, out=tmp_path, workers=1, threads=1, device="cpu")
+    assert failed == [f"{TASK} bc@quick seed 1: FloatingPointError: the loss exploded"]
+    found = status(units, tmp_path).set_index(["method", "seed"])
+    assert found["state"].value_counts().to_dict() == {"done": 3, "failed": 1}
+    assert "the loss exploded" in found.loc[("bc@quick", 1), "error"]
+    text = sweep.format_status(status(units, tmp_path), 2)
+    assert f"failed: {TASK} bc@quick seed 1: FloatingPointError" in text
+    assert "3 done, 0 running, 1 failed, 0 to do" in text
+    assert run_units(units, out=tmp_path, workers=1, threads=1, device="cpu") == []
+    assert (status(units, tmp_path)["state"] == "done").all()
+
+
+def test_another_configuration_is_not_taken_for_done(local: Path) -> None:
+    other = Spec((Block((TASK,), ("bc",), (0,), "quick", {**QUICK, "values.width": 8}),), "smoke")
+    (problem,) = run_units(expand(other), out=local, workers=1, threads=1, device="cpu")
+    assert "another configuration" in problem
+    (local / TASK / "bc@quick" / "seed-0" / "error.json").unlink()
+
+
+def test_killed_sweep_repeats_no_finished_unit(
+    tmp_path: Path, local: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[str] = []
+
+    def dying(task: str, method: str, seed: int, *args: Any, **kwargs: Any) -> Any:
+        started.append(f"{method} {seed}")
+        result = run(task, method, seed, *args, **kwargs)
+        if len(started) == 2:
+            raise KeyboardInterrupt
+        return result
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sweep, "run", dying)
+        with pytest.raises(KeyboardInterrupt):
+            run_units(expand(spec()), out=tmp_path, workers=1, threads=1, device="cpu")
+        assert len(started) == 2
+        run_units(expand(spec()), out=tmp_path, workers=1, threads=1, device="cpu")
+    assert len(started) == len(set(started)) == 4
+    assert_same(scores(tmp_path), scores(local))
+
+
+def test_status_tells_running_from_to_do(tmp_path: Path) -> None:
+    units = expand(spec())
+    assert set(status(units, tmp_path)["state"]) == {"to do"}
+    with exclusive(units[0].folder(tmp_path)):
+        assert status(units, tmp_path)["state"].tolist() == ["running", *["to do"] * 3]
+    assert set(status(units, tmp_path)["state"]) == {"to do"}  # as after a killed process
+    assert "unknown until" in sweep.format_status(status(units, tmp_path), 1)
+
+
+def test_time_left_by_hand() -> None:
+    rows = [
+        ("a", "ipd", "done", 10.0), ("a", "ipd", "done", 30.0), ("a", "bc", "done", 2.0),
+        ("a", "ipd", "to do", None), ("b", "ipd", "running", None), ("b", "dt", "failed", None),
+    ]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["task", "method", "state", "seconds"])
+    # 20 as the same task and method, 20 / 2 as the same method, 14 as everything.
+    assert sweep.seconds_left(table, workers=2) == pytest.approx((20 + 10 + 14) / 2)
+
+
+def test_two_that_need_a_stage_at_once_train_it_once(tmp_path: Path) -> None:
+    trained: list[int] = []
+    barrier = threading.Barrier(2)
+
+    def need(number: int) -> None:
+        stage = Stage(tmp_path / "stage", {"stage": "values"})
+        barrier.wait()
+        with stage.claim():
+            if not stage.done:
+                trained.append(number)
+                time.sleep(0.2)
+                stage.store({"x": torch.ones(1)}, {"seconds": {"values": stage.seconds()}})
+        assert stage.done
+
+    threads = [threading.Thread(target=need, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(trained) == 1
+    # Who waited does not count the waiting as training.
+    assert Stage(tmp_path / "stage", {"stage": "values"}).load()[1]["seconds"]["values"] < 10
+
+
+def test_two_processes_give_the_numbers_of_one(local: Path, tmp_path: Path) -> None:
+    units = expand(spec(("iql", "bc"), (0,)))
+    assert run_units(units, out=tmp_path, workers=2, threads=1, device="cpu", progress=False) == []
+    whole = scores(local)
+    assert_same(scores(tmp_path), {name: whole[name] for name in scores(tmp_path)})
+
+
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+    ) as found:
+        yield found
+
+
+@pytest.mark.filterwarnings("default")
+def test_dask_cluster_of_two_workers_gives_the_local_numbers(
+    cluster: Any, local: Path, tmp_path: Path
+) -> None:
+    address = cluster.scheduler_address
+    failed = run_units(
+        expand(spec()), out=tmp_path, threads=1, device="cpu", dask=address, progress=False
+    )
+    assert failed == []
+    assert_same(scores(tmp_path), scores(local))
+    assert len(cluster.workers) == 2
+
+
+# -- what it leaves behind -------------------------------------------------------------------------
+
+
+def test_record_holds_everything_about_a_unit(local: Path) -> None:
+    folder = local / TASK / "iql@quick" / "seed-0"
+    record = json.loads((folder / "record.json").read_text())
+    assert record["config"]["values"]["updates"] == 8
+    assert (record["task"], record["method"], record["variant"], record["seed"]) == (
+        TASK, "iql", "quick", 0,
+    )  # fmt: skip
+    assert record["dataset"] == umaze_data().fingerprint()
+    assert record["processor"] and record["versions"]["torch"] == torch.__version__
+    assert "commit" in record and "accelerator" in record and record["threads"] == 1
+    episodes = pd.read_csv(folder / "episodes.csv")
+    assert record["returns"]["last"] == episodes["return"].tolist()
+    table = pd.read_csv(folder / "scores.csv").set_index("checkpoint")["score"]
+    assert record["scores"] == table.to_dict()
+    assert set(record["seconds"]) == {"values", "evaluation"} == set(record["memory"])
+
+
+def test_imagination_is_recorded_with_threshold_and_horizon(tmp_path: Path) -> None:
+    run(TASK, "ipd", 0, smoke(), out=tmp_path, device="cpu")
+    unit = Unit(TASK, "ipd", 0, smoke())
+    record = json.loads((unit.folder(tmp_path) / "record.json").read_text())
+    book = record["imagination"]
+    assert book["accepted"] + book["rejected_short"] + book["rejected_not_better"] == book["starts"]
+    assert book["threshold"] > 0 and record["horizon"] == smoke().planner.horizon
+    paths = sweep.write_results([unit], tmp_path, tmp_path / "data", workers=1, device="cpu")
+    assert [p.name for p in paths] == [
+        f"{kind}-{TASK}.csv" for kind in ("scores", "costs", "inside")
+    ]
+    costs = pd.read_csv(paths[1])
+    assert costs.set_index("stage")["seconds"].to_dict() == record["seconds"]
+    assert (costs["process_mb"] > 50).all() or costs["process_mb"].isna().all()
+    inside = pd.read_csv(paths[2])
+    assert inside["method"].tolist() == ["ipd"]
+    assert inside["accepted"].tolist() == [book["accepted"]]
+
+
+def test_command_line_from_the_spec_to_the_results(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (
+        f'preset = "smoke"\n[[runs]]\ntasks = ["{TASK}"]\nmethods = ["bc", "behaviour"]\n'
+        'seeds = [0, 1]\nvariant = "quick"\n[runs.overrides]\n'
+        + "".join(f'"{name}" = {value}\n' for name, value in QUICK.items())
+    )
+    path = write_spec(tmp_path, text)
+    common = ["--out", str(tmp_path / "runs"), "--results", str(tmp_path / "data"), "--quiet",
+              "--device", "cpu", "--threads", "1", "--workers", "1", "--methods", "bc"]  # fmt: skip
+    assert main(["sweep", str(path), *common, "--status"]) == 0
+    assert "0 done, 0 running, 0 failed, 2 to do" in capsys.readouterr().out
+    assert not (tmp_path / "runs").exists()
+    assert main(["sweep", str(path), *common]) == 0
+    assert f"scores-{TASK}.csv" in capsys.readouterr().out
+    table = pd.read_csv(tmp_path / "data" / f"scores-{TASK}.csv")
+    assert len(table) == 4 and set(table["variant"]) == {"quick"}
+    assert main(["sweep", str(path), *common, "--status"]) == 0
+    assert "2 done, 0 running, 0 failed, 0 to do; time left" in capsys.readouterr().out
