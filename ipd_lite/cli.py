@@ -384,7 +384,7 @@ def _survey(command: Survey) -> None:
 
 
 def _figures(command: Figures) -> None:
-    from ipd_lite.demo import redraw
+    from ipd_lite.figures import redraw
 
     for path in redraw(command.data, command.out):
         print(path)

@@ -11,21 +11,17 @@ import pandas as pd
 import torch
 from joblib import Parallel, delayed
 
-from ipd_lite import plots
 from ipd_lite.collect import collect
 from ipd_lite.config import Config
 from ipd_lite.data import load_task, local_path
 from ipd_lite.pipeline import METHODS, Pipeline, choose_device, run
 from ipd_lite.report import (
-    format_table,
-    gather_scores,
     inside_arrays,
     inside_figures,
-    save_figure,
     score_figures,
-    summarize,
 )
 from ipd_lite.runs import load_tensors, save_tensors, write_atomically, write_csv
+from ipd_lite.tables import format_table, gather_scores, summarize
 from ipd_lite.tasks import get_task
 
 DEMO_METHODS = (
@@ -133,30 +129,3 @@ def demo(
         print(path)
     say("done")
     return scores
-
-
-def redraw(data: Path, out: Path) -> list[Path]:
-    """Draw the committed results again: score charts and tables from `data`/scores-*.csv, what
-    happened inside one run from `data`/inside.safetensors (as `ipd-lite demo` leaves it), and the
-    returns of every task's data from `data`/returns.csv (as `ipd-lite survey` leaves it).
-
-    Raises:
-        FileNotFoundError: there are no result files in `data`.
-    """
-    files = sorted(data.glob("scores-*.csv"))
-    if not files:
-        raise FileNotFoundError(f"no scores-*.csv in {data}; run this in the repository's root")
-    paths = []
-    if (data / "returns.csv").exists():
-        plots.style()
-        figure = plots.return_histograms(pd.read_csv(data / "returns.csv"))
-        paths.append(save_figure(figure, out / "returns.png"))
-    if (data / "inside.safetensors").exists():
-        paths += inside_figures(load_tensors(data / "inside.safetensors")[0], out)
-    for file in files:
-        scores = pd.read_csv(file)
-        paths += score_figures(scores, out, (".svg", ".png"))
-        table = out / f"{file.stem}.md"
-        write_atomically(table, format_table(summarize(scores)) + "\n")
-        paths.append(table)
-    return paths

@@ -140,6 +140,41 @@ def model_report(
 
 
 @dataclass(frozen=True)
+class OpenLoopReport:
+    """Recorded actions played in the model alone: the largest U on the way and the error at the
+    end (Euclidean, in deviations of the data's steps), both (P,)."""
+
+    uncertainty: Array
+    error: Array
+
+
+@torch.no_grad()
+def open_loop_report(
+    world_model: WorldModel, holdout: OfflineDataset, seed: int, steps: int, count: int = 1_000
+) -> OpenLoopReport:
+    """`steps` recorded actions from held-out states through the ensemble's mean, against what was
+    recorded; needs no simulator, so it serves every task.
+
+    Raises:
+        ValueError: no held-out episode has that many steps.
+    """
+    pool = (holdout.remaining >= steps).nonzero().squeeze(1)
+    if not len(pool):
+        raise ValueError(f"no held-out episode has {steps} steps")
+    chosen = np.random.default_rng(seed).integers(len(pool), size=count)
+    first = pool[torch.as_tensor(chosen, device=pool.device)]
+    state = holdout.observations[first]
+    doubt = torch.zeros(count, device=state.device)
+    for step in range(steps):
+        action = holdout.actions[first + step]
+        doubt = torch.maximum(doubt, world_model.uncertainty(state, action))
+        state = world_model.predict(state, action)[0].mean(0)
+    scale = world_model.target_deviation[: state.shape[1]]
+    wrong = ((state - holdout.next_observations[first + steps - 1]) / scale).norm(dim=1)
+    return OpenLoopReport(_numpy(doubt), _numpy(wrong))
+
+
+@dataclass(frozen=True)
 class Replay:
     """Imagined continuations replayed open-loop in the simulator, (B,) each.
 

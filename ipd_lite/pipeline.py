@@ -772,7 +772,7 @@ def run(
     with exclusive(folder):
         if (folder / "scores.csv").exists():
             if same_run(folder, identity):
-                return pd.read_csv(folder / "scores.csv")
+                return read_scores(folder / "scores.csv")
             raise ValueError(
                 f"{folder} holds a run with another configuration or other data; "
                 "choose another --out, or delete that folder"
@@ -801,7 +801,15 @@ def run(
             )
             return scores
         write_csv(folder / "scores.csv", scores)
-        return pd.read_csv(folder / "scores.csv")
+        return read_scores(folder / "scores.csv")
+
+
+def read_scores(file: Path) -> pd.DataFrame:
+    """A scores file; those from before variants existed have none."""
+    scores = pd.read_csv(file, converters={"variant": str})
+    if "variant" not in scores:
+        scores.insert(2, "variant", "")
+    return scores
 
 
 def same_run(folder: Path, identity: Mapping[str, Any]) -> bool:

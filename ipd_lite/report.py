@@ -26,103 +26,23 @@ from torch import Tensor
 
 from ipd_lite import diagnostics, plots
 from ipd_lite.data import OfflineDataset
-from ipd_lite.evaluate import bootstrap_interval, paired_interval
+from ipd_lite.evaluate import bootstrap_interval
 from ipd_lite.iql import diagnose
-from ipd_lite.pipeline import METHODS, Pipeline
+from ipd_lite.pipeline import Pipeline
 from ipd_lite.runs import write_atomically
 from ipd_lite.world_model import holdout_uncertainty
 
 QUANTILES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 
 
-def gather_scores(root: Path) -> pd.DataFrame:
-    """All scores.csv rows below `root`, sorted by task, method (in the registry's order), seed.
-
-    Raises:
-        FileNotFoundError: there are none.
-    """
-    files = sorted(root.glob("*/*/seed-*/scores.csv"))
-    if not files:
-        raise FileNotFoundError(f"no scores below {root}; run `ipd-lite run` or `ipd-lite demo`")
-    scores = pd.concat([read_scores(file) for file in files], ignore_index=True)
-    order = {name: i for i, name in enumerate(METHODS)}
-    key = scores["method"].map(lambda m: order.get(m, len(order)))
-    ranks = ["task", "_order", "variant", "seed", "checkpoint"]
-    ordered = scores.assign(_order=key).sort_values(ranks)
-    return ordered.drop(columns="_order").reset_index(drop=True)
-
-
-def read_scores(file: Path) -> pd.DataFrame:
-    """A scores file; files from before variants existed have none."""
-    scores = pd.read_csv(file, converters={"variant": str})
-    if "variant" not in scores:
-        scores.insert(2, "variant", "")
-    return scores
-
-
-def summarize(scores: pd.DataFrame) -> pd.DataFrame:
-    """Per task and method: seeds, mean last score with a 95 % bootstrap interval over seeds, mean
-    best score, success, and the paired difference of IPD to it (last, same seeds)."""
-    rows = []
-    for (task, method), group in scores.groupby(["task", "method"], sort=False):
-        last = group[group["checkpoint"] == "last"].set_index("seed")
-        best = group[group["checkpoint"] == "best"]
-        interval = bootstrap_interval(last["score"].to_numpy())
-        row = {
-            "task": task,
-            "method": method,
-            "seeds": len(last),
-            "score_last": interval.mean,
-            "low": interval.low,
-            "high": interval.high,
-            "score_best": best["score"].mean(),
-            "success": last["success"].mean(),
-        }
-        here = (scores["task"] == task) & (scores["checkpoint"] == "last")
-        ipd = scores[here & (scores["method"] == "ipd")].set_index("seed")["score"]
-        shared = ipd.index.intersection(last.index)
-        if method != "ipd" and len(shared):
-            difference = paired_interval(
-                ipd[shared].to_numpy(), last.loc[shared, "score"].to_numpy()
-            )
-            row |= {
-                "ipd_minus": difference.mean,
-                "ipd_minus_low": difference.low,
-                "ipd_minus_high": difference.high,
-            }
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def format_table(summary: pd.DataFrame) -> str:
-    """The summary as a Markdown table, scores with one decimal."""
-
-    def span(low: float, high: float) -> str:
-        return "" if np.isnan(low) else f" [{low:.1f}, {high:.1f}]"
-
-    lines = [
-        "| task | method | seeds | score, last [95 %] | score, best | success | IPD minus it |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in summary.to_dict("records"):
-        paired = ""
-        if not np.isnan(row.get("ipd_minus", np.nan)):
-            paired = f"{row['ipd_minus']:+.1f}{span(row['ipd_minus_low'], row['ipd_minus_high'])}"
-        lines.append(
-            f"| {row['task']} | {row['method']} | {row['seeds']} | {row['score_last']:.1f}"
-            f"{span(row['low'], row['high'])} | {row['score_best']:.1f} "
-            f"| {row['success']:.0%} | {paired} |"
-        )
-    return "\n".join(lines)
-
-
-def save_figure(figure: Figure, path: Path) -> Path:
+def save_figure(figure: Figure, path: Path, close: bool = True) -> Path:
     """Save as PNG or SVG (by suffix), atomically and without a date, and close the figure."""
     buffer = io.BytesIO()
     metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
     figure.savefig(buffer, format=path.suffix[1:], metadata=metadata)
     write_atomically(path, buffer.getvalue())
-    plt.close(figure)
+    if close:
+        plt.close(figure)
     return path
 
 
@@ -161,6 +81,9 @@ def inside_arrays(pipeline: Pipeline) -> dict[str, Tensor]:
     model = diagnostics.model_report(
         pipeline.task, pipeline.world_model, pipeline.holdout, pipeline.seed
     )
+    five = diagnostics.open_loop_report(
+        pipeline.world_model, pipeline.holdout, pipeline.seed, steps=5
+    )
     few = pipeline.continuations.select(slice(0, 40))
     _, traces = diagnostics.replay(
         pipeline.task, few, data, pipeline.values, discount, count=len(few)
@@ -190,7 +113,10 @@ def inside_arrays(pipeline: Pipeline) -> dict[str, Tensor]:
         "model/uncertainty": model.uncertainty,
         "model/error": model.error,
         "model/standardized": model.standardized,
+        "model/on_data": model.on_data,
         "model/auroc": np.array(model.auroc),
+        "five/uncertainty": five.uncertainty,
+        "five/error": five.error,
         "model/threshold": np.array(float(pipeline.threshold)),
         **_ragged("continuations/recorded", paths),
         **_ragged("continuations/imagined", dreams),
@@ -199,7 +125,7 @@ def inside_arrays(pipeline: Pipeline) -> dict[str, Tensor]:
         "gain/imagined": imagined,
         "gain/real": real,
         "gain/counts": counts,
-        "gain/chosen": np.array(pipeline.config.imagination.quantile),
+        "gain/chosen": np.array(pipeline.config.imagination.quantile or np.nan),
     }
     return {
         name: torch.as_tensor(np.asarray(array, np.float32 if array.dtype == np.float64 else None))
@@ -239,19 +165,27 @@ def _ragged(name: str, paths: Sequence[NDArray[Any]]) -> dict[str, NDArray[Any]]
     return {name: np.concatenate(paths), f"{name}/lengths": np.array([len(p) for p in paths])}
 
 
+def plain_arrays(arrays: dict[str, Tensor]) -> dict[str, NDArray[Any]]:
+    """The saved tensors as arrays."""
+    return {name: tensor.numpy() for name, tensor in arrays.items()}
+
+
+def split_paths(arrays: dict[str, NDArray[Any]], name: str) -> list[NDArray[Any]]:
+    """The paths that :func:`_ragged` joined."""
+    return np.split(arrays[name], np.cumsum(arrays[f"{name}/lengths"])[:-1])
+
+
 def inside_figures(arrays: dict[str, Tensor], folder: Path, suffix: str = ".png") -> list[Path]:
     """Draw what happened inside one maze run from the arrays of :func:`inside_arrays`."""
     plots.style()
-    a = {name: tensor.numpy() for name, tensor in arrays.items()}
+    a = plain_arrays(arrays)
     walls, goal = a["maze/walls"], a["maze/goal"]
-
-    def paths(name: str) -> list[NDArray[Any]]:
-        return np.split(a[name], np.cumsum(a[f"{name}/lengths"])[:-1])
-
-    data = (paths("data/paths"), a["data/returns"], a["data/terminated"])
+    data = (split_paths(a, "data/paths"), a["data/returns"], a["data/terminated"])
     maps = (a["values/positions"], a["values/learned"], a["values/exact"])
     model = (a["model/observations"], a["model/uncertainty"], a["model/error"])
-    parts = [paths(f"continuations/{kind}") for kind in ("recorded", "imagined", "replayed")]
+    parts = [
+        split_paths(a, f"continuations/{kind}") for kind in ("recorded", "imagined", "replayed")
+    ]
     drawn = {
         "data": plots.data_by_return(walls, goal, *data),
         "values": plots.value_maps(walls, goal, *maps, float(a["values/spearman"])),

@@ -18,9 +18,9 @@ import pandas as pd
 from ipd_lite.data import OfflineDataset, load_task, local_path
 from ipd_lite.own_data import open_task
 from ipd_lite.pipeline import run
-from ipd_lite.report import gather_scores
 from ipd_lite.runs import write_csv
 from ipd_lite.sweep import Unit, run_units
+from ipd_lite.tables import gather_scores
 from ipd_lite.tasks import TASKS, Task, get_task
 
 BINS = 40

@@ -39,8 +39,9 @@ from ipd_lite.pipeline import (
     run_folder,
     same_run,
 )
-from ipd_lite.report import gather_scores, inside_numbers
+from ipd_lite.report import inside_numbers
 from ipd_lite.runs import in_use, write_csv, write_json
+from ipd_lite.tables import gather_scores
 from ipd_lite.tasks import MazeRecipe, get_task
 
 INSIDE_METHODS = ("ipd", "ipd-greedy", "ipd-random", "ipd-nogate")

@@ -24,7 +24,7 @@ from ipd_lite import pipeline as pipeline_module
 from ipd_lite import runs
 from ipd_lite.config import Config, as_dict, override
 from ipd_lite.data import load_minari, save_minari
-from ipd_lite.pipeline import METHODS, Pipeline, choose_device, evaluate_again, run
+from ipd_lite.pipeline import METHODS, Pipeline, choose_device, evaluate_again, read_scores, run
 from ipd_lite.runs import Checkpoint, Stage, load_tensors
 from ipd_lite.tasks import get_task
 from tests.helpers import Killed
@@ -188,7 +188,7 @@ def test_process_killed_in_training_continues(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "ipd_lite.cli", *arguments], check=True, **quiet)
     scores = run_method(tmp_path / "whole", "bc", config=override(smoke(), changes))
     assert_same_results(tmp_path / "killed", tmp_path / "whole")
-    found = pd.read_csv(tmp_path / "killed" / TASK / "bc" / "seed-0" / "scores.csv")
+    found = read_scores(tmp_path / "killed" / TASK / "bc" / "seed-0" / "scores.csv")
     assert_same_scores(found, scores)
 
 

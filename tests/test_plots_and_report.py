@@ -17,18 +17,17 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from ipd_lite import plots
-from ipd_lite.demo import DEMO_METHODS, demo, redraw
+from ipd_lite.demo import DEMO_METHODS, demo
+from ipd_lite.figures import redraw
 from ipd_lite.mazes import geometry
 from ipd_lite.pipeline import METHODS
 from ipd_lite.report import (
     episode_paths,
-    format_table,
-    gather_scores,
     save_figure,
     score_figures,
-    summarize,
 )
 from ipd_lite.runs import Stage, load_tensors, write_csv
+from ipd_lite.tables import format_table, gather_scores, summarize
 from tests.recorded import TASK, smoke, umaze_data
 
 MAZE = geometry("umaze")
