@@ -21,7 +21,7 @@ from ipd_lite.pipeline import METHODS, label_of, read_scores
 from ipd_lite.tasks import TASKS
 
 Array = NDArray[np.float64]
-RESAMPLES = 5_000
+RESAMPLES = 2_000
 
 TABLE_METHODS = ("behaviour", "bc", "bc-10", "td3bc", "cql", "iql", "dt", "qt", "ipd")
 """The columns of Table 1; every other method is in the per-task tables."""
@@ -209,10 +209,12 @@ def aggregate(scores: pd.DataFrame) -> pd.DataFrame:
 def family(task: str) -> str:
     """The group of tasks that is averaged over: "mazes", "locomotion", or the first word."""
     first = task.split("-")[0]
-    return {
-        "pointmaze": "mazes", "hopper": "locomotion", "halfcheetah": "locomotion",
-        "walker2d": "locomotion",
-    }.get(first, first)  # fmt: skip
+    groups = {
+        "mazes": ("pointmaze",),
+        "locomotion": ("hopper", "halfcheetah", "walker2d"),
+        "adroit": ("pen", "door", "hammer", "relocate"),
+    }
+    return next((name for name, words in groups.items() if first in words), first)
 
 
 # -- text ------------------------------------------------------------------------------------------
@@ -293,7 +295,7 @@ def explain(tasks: Sequence[str], scores: pd.DataFrame) -> str:
             continue
         task = TASKS[name]
         lines.append(
-            f"- {name}: dataset `{task.dataset}` ({task.source}), environment "
+            f"- {name}: dataset `{task.dataset}` (recorded by {task.source}), environment "
             f"`{task.environment}`; score {task.score_definition}."
         )
     return "\n".join(lines)

@@ -203,11 +203,13 @@ def test_figures_draws_committed_results_again(
     pd.DataFrame(rows).to_csv(data / "scores-test.csv", index=False)
     assert main(["figures", "--data", str(data), "--out", str(out)]) == 0
     printed = [Path(line) for line in capsys.readouterr().out.splitlines()]
-    assert sorted(path.name for path in printed) == [
-        f"scores-{TASK}.png", f"scores-{TASK}.svg", "scores-test.md"
-    ]  # fmt: skip
+    assert {path.name for path in printed} == {
+        *(f"scores-{TASK}{suffix}" for suffix in (".png", ".svg", ".md")),
+        *(f"figure7-profile{suffix}" for suffix in (".png", ".svg")),
+        *(f"table1{suffix}" for suffix in (".md", ".tex", ".csv")),
+    }
     assert all(path.stat().st_size > 0 for path in printed)
-    assert "| 50.5 [50.0, 51.0] |" in (out / "scores-test.md").read_text()
+    assert "| 50.5 [50.0, 51.0] |" in (out / f"scores-{TASK}.md").read_text()
 
 
 # -- mistakes --------------------------------------------------------------------------------------

@@ -144,8 +144,8 @@ def score_table(seeds: int = 3, task: str = "task") -> pd.DataFrame:
     generator = np.random.default_rng(1)
     return pd.DataFrame(
         [
-            {"task": task, "method": method, "seed": seed, "checkpoint": label, "episodes": 4,
-             "return_mean": -1.0, "score": base + 10 * generator.random(), "success": 0.5,
+            {"task": task, "method": method, "variant": "", "seed": seed, "checkpoint": label,
+             "episodes": 4, "return_mean": -1.0, "score": base + 10 * generator.random(), "success": 0.5,
              "wall_seconds": 1.0}
             for method, base in (("iql", 40.0), ("ipd", 70.0)) for seed in range(seeds)
             for label in ("last", "best")
@@ -213,14 +213,14 @@ def test_table_of_one_seed_has_no_interval() -> None:
     text = format_table(summarize(score_table(seeds=1)))
     assert "[" not in text.split("\n", 1)[1]
     header, rule, iql, ipd = text.splitlines()
-    assert {line.count("|") for line in (header, rule, iql, ipd)} == {8}
+    assert {line.count("|") for line in (header, rule, iql, ipd)} == {10}
     table = score_table(seeds=1).set_index(["method", "checkpoint"])["score"]
     minus = table["ipd", "last"] - table["iql", "last"]
+    last, best = table["iql", "last"], table["iql", "best"]
     assert iql == (
-        f"| task | iql | 1 | {table['iql', 'last']:.1f} | {table['iql', 'best']:.1f} "
-        f"| 50% | {minus:+.1f} |"
+        f"| task | iql | 1 | {last:.1f} | {last:.1f} | {best:.1f} | 50% | {minus:+.1f} | 1.00 |"
     )
-    assert ipd.endswith("| 50% |  |")
+    assert ipd.endswith("| 50% |  |  |")
 
 
 def test_scores_are_gathered_in_the_registrys_order(tmp_path: Path) -> None:

@@ -1,0 +1,164 @@
+"""Statistics against brute force, and tables that say what they show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import mannwhitneyu
+
+from ipd_lite import tables
+from ipd_lite.tables import (
+    aggregate,
+    improvement,
+    improvement_interval,
+    interquartile_mean,
+    performance_profile,
+    pooled_mean,
+    stratified_interval,
+    summarize,
+    table1_latex,
+    table1_markdown,
+)
+from ipd_lite.tasks import get_task
+
+ROOT = Path(__file__).resolve().parents[1]
+SCORES = st.lists(st.floats(-50, 150), min_size=1, max_size=20)
+
+
+@given(SCORES)
+def test_interquartile_mean_is_the_mean_of_the_sorted_middle(values: list[float]) -> None:
+    cut = len(values) // 4
+    middle = sorted(values)[cut : len(values) - cut]
+    assert interquartile_mean(np.array(values)) == pytest.approx(np.mean(middle), abs=1e-9)
+
+
+@given(SCORES, SCORES)
+def test_improvement_by_counting_pairs(first: list[float], second: list[float]) -> None:
+    x, y = np.array(first), np.array(second)
+    counted = np.mean([1.0 if a > b else 0.5 if a == b else 0.0 for a in x for b in y])
+    assert improvement(x, y) == pytest.approx(counted)
+    assert improvement(x, y) + improvement(y, x) == pytest.approx(1)
+    u = mannwhitneyu(x, y).statistic
+    assert improvement(x, y) == pytest.approx(u / (len(x) * len(y)))
+
+
+def test_improvement_averages_over_tasks() -> None:
+    first = {"a": np.array([2.0, 2.0]), "b": np.array([1.0, 3.0])}
+    second = {"b": np.array([2.0, 2.0]), "a": np.array([1.0, 1.0]), "c": np.array([0.0])}
+    found = improvement_interval(first, second)
+    assert found.mean == pytest.approx((1.0 + 0.5) / 2)
+    assert 0.5 <= found.low <= found.mean <= found.high <= 1.0
+
+
+def test_interval_against_a_bootstrap_in_a_loop() -> None:
+    generator = np.random.default_rng(3)
+    strata = [generator.normal(10, 4, 6), generator.normal(90, 2, 4)]
+    found = stratified_interval(strata, pooled_mean)
+    means = [np.mean([generator.choice(s, len(s)).mean() for s in strata]) for _ in range(4_000)]
+    low, high = np.quantile(means, [0.025, 0.975])
+    assert found.mean == pytest.approx(np.mean([s.mean() for s in strata]))
+    assert found.low == pytest.approx(low, abs=0.15)
+    assert found.high == pytest.approx(high, abs=0.15)
+
+
+def test_seeds_are_resampled_inside_their_task_only() -> None:
+    """Two tasks far apart without spread: resampling across them would give a wide interval."""
+    found = stratified_interval([np.full(3, 10.0), np.array([89.9, 90.0, 90.1])], pooled_mean)
+    assert found.high - found.low < 0.11
+    alone = stratified_interval([np.array([1.0])], pooled_mean)
+    assert alone.mean == 1.0 and np.isnan(alone.low)
+
+
+def test_profile_by_counting() -> None:
+    by_task = {"a": np.array([10.0, 50.0]), "b": np.array([30.0, 30.0, 90.0])}
+    share, low, high = performance_profile(by_task, np.array([0.0, 30.0, 95.0]))
+    np.testing.assert_allclose(share, [1.0, (0.5 + 1 / 3) / 2, 0.0])
+    assert (low <= share).all() and (share <= high).all()
+    assert low[0] == high[0] == 1.0
+
+
+def scores(
+    tasks: dict[str, float], methods: dict[str, float], seeds: int = 3, variant: str = ""
+) -> pd.DataFrame:
+    generator = np.random.default_rng(0)
+    return pd.DataFrame(
+        [
+            {"task": task, "method": method, "variant": variant, "seed": seed, "checkpoint": label,
+             "episodes": 100, "return_mean": -1.0,
+             "score": base + gain + generator.random() + (label == "best"), "success": 1.0,
+             "wall_seconds": 1.0}
+            for task, base in tasks.items() for method, gain in methods.items()
+            for seed in range(seeds) for label in ("last", "best")
+        ]
+    )  # fmt: skip
+
+
+MAZES = {"pointmaze-umaze": 10.0, "pointmaze-medium": 40.0}
+
+
+def test_aggregate_leaves_incomplete_methods_without_numbers() -> None:
+    table = pd.concat(
+        [scores(MAZES, {"iql": 5, "ipd": 20}), scores({"pointmaze-umaze": 0}, {"dt": 0})]
+    )
+    found = aggregate(table).set_index("method")
+    assert found.loc["dt", "tasks"] == 1 and np.isnan(found.loc["dt", "mean_last"])
+    last = table[(table["checkpoint"] == "last") & (table["method"] == "ipd")]
+    per_task = last.groupby("task")["score"].mean()
+    assert found.loc["ipd", "mean_last"] == pytest.approx(per_task.mean())
+    assert found.loc["ipd", "iqm_last"] == pytest.approx(
+        np.sort(last["score"])[1:-1].mean()  # six runs: one is cut at either end
+    )
+    assert found.loc["iql", "ipd_better"] == 1.0 and np.isnan(found.loc["ipd", "ipd_better"])
+    assert (found["mean_best"].dropna() > found["mean_last"].dropna()).all()
+
+
+def test_variants_are_methods_of_their_own() -> None:
+    table = pd.concat([scores(MAZES, {"ipd": 20}), scores(MAZES, {"ipd": 3}, variant="short")])
+    assert set(summarize(table)["method"]) == {"ipd", "ipd@short"}
+    assert "short" not in table1_markdown(table, None)
+
+
+def test_text_under_the_table_names_score_data_and_environment() -> None:
+    table = scores({**MAZES, "unheard-of": 1.0}, {"iql": 5, "ipd": 20})
+    text = table1_markdown(table, None)
+    for name in MAZES:
+        task = get_task(name)
+        for part in (task.dataset, task.environment, task.score_definition):
+            assert part in text
+    assert "unheard-of: not in this version" in text
+    assert "Last" in text and "Best" in text.title() and "100" in text
+    assert "Other data" not in text
+
+
+def test_published_numbers_stand_apart() -> None:
+    published = pd.read_csv(ROOT / "figures" / "data" / tables.PUBLISHED)
+    assert published[["dataset", "method"]].duplicated().sum() == 0
+    assert published["source"].notna().all() and published["score"].between(-5, 120).all()
+    text = table1_markdown(scores(MAZES, {"iql": 5, "ipd": 20}), published)
+    ours, others = text.split("## Other data")
+    assert "must not be compared" in others and "CORL" in others
+    assert "halfcheetah-medium-v2" not in ours and "pointmaze" not in others
+    latex = table1_latex(scores(MAZES, {"iql": 5, "ipd": 20}), published)
+    assert latex.count("\\begin{table}") == latex.count("\\end{table}") == 2
+    for line in latex.splitlines():
+        if line.endswith("\\\\") and line.startswith("pointmaze"):
+            assert line.count("&") == 2
+
+
+def test_amounts_and_targets_are_read_from_methods_and_variants() -> None:
+    table = pd.concat(
+        [
+            scores(MAZES, {"ipd-noaug": 0, "ipd-x0.5": 1, "ipd": 2, "ipd-x4": 3, "dt": 0}),
+            scores(MAZES, {"ipd-rtg": 0}, variant="target_level=0.25"),
+            scores(MAZES, {"ipd-rtg": 0}, variant="other=0.25"),
+        ]
+    )
+    amount = tables.amounts(table)
+    assert sorted(set(amount["amount"])) == [0, 0.5, 1, 4] and len(amount) == 4 * 2 * 3
+    level = tables.targets(table)
+    assert set(level["level"]) == {0.25} and len(level) == 2 * 3
