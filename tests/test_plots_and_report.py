@@ -145,8 +145,8 @@ def score_table(seeds: int = 3, task: str = "task") -> pd.DataFrame:
     return pd.DataFrame(
         [
             {"task": task, "method": method, "variant": "", "seed": seed, "checkpoint": label,
-             "episodes": 4, "return_mean": -1.0, "score": base + 10 * generator.random(), "success": 0.5,
-             "wall_seconds": 1.0}
+             "episodes": 4, "return_mean": -1.0, "score": base + 10 * generator.random(),
+             "success": 0.5, "wall_seconds": 1.0}
             for method, base in (("iql", 40.0), ("ipd", 70.0)) for seed in range(seeds)
             for label in ("last", "best")
         ]
