@@ -22,7 +22,7 @@ from ipd_lite.report import (
 )
 from ipd_lite.runs import load_tensors, save_tensors, write_atomically, write_csv
 from ipd_lite.tables import format_table, gather_scores, summarize
-from ipd_lite.tasks import get_task
+from ipd_lite.tasks import MazeRecipe, get_task
 
 DEMO_METHODS = (
     "behaviour", "bc", "dt", "iql", "mpc", "ipd-noaug", "ipd-greedy", "ipd-noq", "ipd",

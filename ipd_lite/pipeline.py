@@ -806,10 +806,11 @@ def run(
 
 def read_scores(file: Path) -> pd.DataFrame:
     """A scores file; those from before variants existed have none."""
-    scores = pd.read_csv(file, converters={"variant": str})
+    # As text: a column of empty cells would become NaN.
+    scores = pd.read_csv(file, dtype={"variant": str})
     if "variant" not in scores:
         scores.insert(2, "variant", "")
-    return scores
+    return scores.fillna({"variant": ""})
 
 
 def same_run(folder: Path, identity: Mapping[str, Any]) -> bool:

@@ -47,6 +47,8 @@ def gather_scores(root: Path) -> pd.DataFrame:
 
 def labelled(scores: pd.DataFrame) -> pd.DataFrame:
     """The scores with methods called "method@variant", in the order of the first appearance."""
+    if "variant" not in scores:
+        return scores
     labels = [label_of(m, v) for m, v in zip(scores["method"], scores["variant"], strict=True)]
     return scores.assign(method=labels)
 

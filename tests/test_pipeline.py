@@ -350,6 +350,12 @@ def test_ablations_differ_in_what_their_name_says(tmp_path: Path) -> None:
         assert {stage.split("-")[0] for stage in results(root)} == stages
 
 
+def test_scores_without_variant_read_as_an_empty_one(finished: Finished, tmp_path: Path) -> None:
+    assert finished.scores["variant"].tolist() == ["", ""]
+    finished.scores.drop(columns="variant").to_csv(tmp_path / "old.csv", index=False)
+    pd.testing.assert_frame_equal(read_scores(tmp_path / "old.csv"), finished.scores)
+
+
 def test_evaluate_again_trains_and_overwrites_nothing(
     finished: Finished, monkeypatch: pytest.MonkeyPatch
 ) -> None:
