@@ -68,6 +68,23 @@ def test_iql(measure, repeat):
     )
 
 
+@pytest.mark.parametrize("option", ["compile", "autocast"])
+def test_iql_options(benchmark, measure, repeat, option):
+    """The same, with the losses compiled, or in bfloat16. The first call, which compiles, is not
+    counted."""
+    if benchmark.disabled:
+        pytest.skip("compiling takes longer than the rest; tests/test_compute.py has the options")
+    config = configs.override(PUBLISHED_VALUES, {"updates": repeat(100)})
+    data, compute = noise(11, 3), configs.ComputeConfig(**{option: True})
+    train_values(data, config, seed=0, compute=compute)
+    measure(
+        f"IQL, 2 x 256, batch 256, {option}",
+        lambda: train_values(data, config, seed=0, compute=compute),
+        config.updates,
+        flops=flops.iql_update(11, 3, 256, 2, 256),
+    )
+
+
 def test_iql_lesson(measure, repeat):
     config = configs.override(LESSON.values, {"updates": repeat(200)})
     data = noise(4, 2)
