@@ -356,7 +356,7 @@ def table1_markdown(scores: pd.DataFrame, published: pd.DataFrame | None) -> str
     if published is not None:
         sources = dict.fromkeys(published["source"])
         parts += [
-            "## Other data: published numbers for D4RL v2",
+            "## Other data: published numbers for D4RL",
             "Other datasets, other environment versions, other budgets: they stand here for "
             "orientation and must not be compared with the numbers above.",
             markdown(*published_block(published)),
@@ -375,7 +375,7 @@ def table1_latex(scores: pd.DataFrame, published: pd.DataFrame | None) -> str:
         )
     ]
     if published is not None:
-        caption = "Other data: published numbers for D4RL v2, not comparable with ours."
+        caption = "Other data: published numbers for D4RL, not comparable with ours."
         blocks.append((caption, published_block(published)))
     text = "% needs \\usepackage{booktabs}\n"
     for caption, (header, rows) in blocks:
