@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 
 import tyro
 
-from ipd_lite.config import PRESETS, Config, Preset, preset
+from ipd_lite.config import PRESETS, Config, Preset, override, preset
 
 if TYPE_CHECKING:
     from ipd_lite.data import OfflineDataset
@@ -51,9 +51,24 @@ class Run(Common):
     config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
 
 
+DEMO: dict[str, Any] = {
+    "values.updates": 6_000,
+    "values.q_networks": 3,
+    "values.v_networks": 3,
+    "values.evaluations": 1,
+    "distillation.evaluations": 1,
+    "evaluation.slots": 10,
+}
+"""What `ipd-lite demo` makes smaller in the lesson preset, to end in minutes and in 2 GB."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Demo(Common):
-    """Every stage and every method on one maze: a table and figures in a few minutes."""
+    """Every stage and every method on one maze: a table and figures in a few minutes.
+
+    The lesson preset, with smaller value ensembles, fewer updates of them, and only the last
+    checkpoint evaluated; any of it can be set back (`--values.updates 10000`).
+    """
 
     task: str = "pointmaze-medium-slow"
     seed: int = 0
@@ -228,11 +243,14 @@ def _default_config(arguments: list[str]) -> Config:
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}: expected one of {', '.join(PRESETS)}")
     task = value("--task")
-    if task is None:
-        return preset(name)
-    from ipd_lite.tasks import get_task
+    config = preset(name)
+    if task is not None:
+        from ipd_lite.tasks import get_task
 
-    return get_task(task).config(name)
+        config = get_task(task).config(name)
+    if arguments[:1] == ["demo"] and name == "lesson":
+        config = override(config, DEMO)
+    return config
 
 
 def _threads(count: int) -> None:

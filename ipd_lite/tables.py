@@ -231,6 +231,11 @@ def cell(value: float, low: float = np.nan, high: float = np.nan, form: str = ".
     return text if low != low else f"{text} [{low:{plain}}, {high:{plain}}]"
 
 
+def chance(value: float, low: float, high: float) -> str:
+    """A probability with its interval; nothing where single runs give no interval."""
+    return "" if low != low else cell(value, low, high, ".2f")
+
+
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
@@ -250,7 +255,7 @@ def format_table(summary: pd.DataFrame) -> str:
                 cell(row["score_last"], row["low"], row["high"]),
                 cell(row["iqm_last"], row["iqm_low"], row["iqm_high"]),
                 cell(row["score_best"], row["best_low"], row["best_high"]), success,
-                cell(minus, low, high, "+.1f"), cell(better[0], better[1], better[2], ".2f"),
+                cell(minus, low, high, "+.1f"), chance(*better),
             ]
         )  # fmt: skip
     return markdown(
@@ -272,7 +277,7 @@ def format_aggregate(found: pd.DataFrame) -> str:
         rows.append(
             [str(row["method"]), f"{row['tasks']} of {row['of']}", str(row["runs"])]
             + [cell(*number) for number in numbers]
-            + [cell(better[0], better[1], better[2], ".2f")]
+            + [chance(*better)]
         )
     header = ["method", "tasks", "runs", "mean, last [95 %]", "IQM, last [95 %]",
               "mean, best [95 %]", "IQM, best [95 %]", "P(IPD beats it)"]  # fmt: skip

@@ -14,7 +14,7 @@ import torch
 
 import ipd_lite.cli
 from ipd_lite.cli import main
-from ipd_lite.config import as_dict
+from ipd_lite.config import as_dict, override, preset
 from ipd_lite.data import load_task
 from ipd_lite.tasks import TASKS, get_task
 from tests.recorded import TASK, smoke, umaze_data
@@ -51,11 +51,20 @@ def test_help_of_every_command(command: str, capsys: pytest.CaptureFixture[str])
     assert ("--values.expectile" in printed) == (command in ("demo", "run"))
 
 
+def test_demo_is_a_shorter_lesson_and_leaves_other_presets_alone() -> None:
+    lesson = ipd_lite.cli._default_config(["run"])
+    assert lesson == preset("lesson")
+    short = ipd_lite.cli._default_config(["demo"])
+    assert short == override(lesson, ipd_lite.cli.DEMO) != lesson
+    assert short.values.updates < lesson.values.updates
+    assert ipd_lite.cli._default_config(["demo", "--preset", "smoke"]) == preset("smoke")
+
+
 def test_help_shows_the_defaults_of_preset_and_task(capsys: pytest.CaptureFixture[str]) -> None:
     shown = []
-    for preset in ("smoke", "paper"):
+    for name in ("smoke", "paper"):
         with pytest.raises(SystemExit):
-            main(["run", "--preset", preset, "--task", TASK, "--help"])
+            main(["run", "--preset", name, "--task", TASK, "--help"])
         shown.append(capsys.readouterr().out)
     assert f"(default: {get_task(TASK).config('smoke').world_model.members})" in shown[0]
     assert f"(default: {get_task(TASK).config('paper').imagination.starts})" in shown[1]
