@@ -248,7 +248,7 @@ def overview(
     lines = LineCollection(list(paths), array=returns, cmap=SEQUENTIAL, lw=0.7, alpha=0.7, zorder=2)
     axes[0].add_collection(lines)
     x, y = positions.T
-    axes[1].scatter(x, y, c=learned, s=13, marker="s", lw=0, cmap=SEQUENTIAL, zorder=1)
+    axes[1].scatter(x, y, c=learned, s=21, marker="s", lw=0, cmap=SEQUENTIAL, zorder=1)
     order = np.argsort(uncertainty)
     x, y = observations[order, :2].T
     axes[2].scatter(
