@@ -263,7 +263,7 @@ def overview(
 
 
 def return_histograms(table: pd.DataFrame, columns: int = 4) -> Figure:
-    """One panel per task: recorded episodes by their normalized score, the mean as a line.
+    """One panel per task: recorded episodes by their return, the mean as a line.
 
     Args:
         table: rows (task, source, transitions, mean, left, right, episodes), bin after bin.
@@ -281,7 +281,7 @@ def return_histograms(table: pd.DataFrame, columns: int = 4) -> Figure:
         )  # fmt: skip
         ax.axvline(first["mean"], color=VERMILION, ls="--", lw=1.2)
         ax.set_title(f"{name}\n{first['source']}, {first['transitions']:,} steps", fontsize=8)
-    figure.supxlabel("normalized score of a recorded episode (dashed: mean)")
+    figure.supxlabel("undiscounted return of a recorded episode (dashed: mean)")
     figure.supylabel("episodes")
     return figure
 

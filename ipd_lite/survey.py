@@ -102,15 +102,18 @@ def survey_table(out: Path) -> pd.DataFrame:
 
 def return_histogram(task: Task, data: OfflineDataset) -> pd.DataFrame:
     """Rows (task, source, transitions, mean, left, right, episodes): how many recorded episodes
-    have a normalized score between `left` and `right`."""
-    scores = task.normalized_score(data.episode_returns.cpu().numpy().astype(np.float64))
-    counts, edges = np.histogram(scores, bins=BINS)
+    have an undiscounted return between `left` and `right`.
+
+    Not normalized: many recordings are cut long before the time limit that a score assumes.
+    """
+    returns = data.episode_returns.cpu().numpy().astype(np.float64)
+    counts, edges = np.histogram(returns, bins=BINS)
     return pd.DataFrame(
         {
             "task": task.name,
             "source": task.source,
             "transitions": len(data),
-            "mean": round(float(scores.mean()), 2),
+            "mean": round(float(returns.mean()), 2),
             "left": edges[:-1].round(3),
             "right": edges[1:].round(3),
             "episodes": counts,
