@@ -68,6 +68,7 @@ def test_iql(measure, repeat):
     )
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method:DeprecationWarning")  # torch's own
 @pytest.mark.parametrize("option", ["compile", "autocast"])
 def test_iql_options(benchmark, measure, repeat, option):
     """The same, with the losses compiled, or in bfloat16. The first call, which compiles, is not
