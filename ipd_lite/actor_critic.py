@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from ipd_lite.baselines import ClonedPolicy
 from ipd_lite.config import CQLConfig, TD3BCConfig, ValueConfig
 from ipd_lite.data import Batch, OfflineDataset
-from ipd_lite.iql import value_bounds
+from ipd_lite.iql import bellman_target, value_bounds
 from ipd_lite.nets import (
     EnsembleMLP,
     Features,
@@ -78,15 +78,6 @@ class TwinQ(nn.Module):
         """The smaller of both target values (B,)."""
         inputs = torch.cat([self.features(observations), actions], dim=-1)
         return self.target(inputs).squeeze(-1).amin(0)
-
-
-def bellman_target(
-    batch: Batch, next_q: Tensor, config: ValueConfig, bounds: tuple[Tensor, Tensor]
-) -> Tensor:
-    """r + discount * next_q (B,), without the second term where the task terminated."""
-    target = batch.rewards + config.discount * batch.continues * next_q
-    assert target.shape == next_q.shape == batch.rewards.shape
-    return target.clamp(*bounds) if config.clip_targets else target
 
 
 # -- TD3+BC ----------------------------------------------------------------------------------------

@@ -57,11 +57,10 @@ def _exercise(praise: str) -> Callable[[Check], Check]:
     return decorate
 
 
-def _call(answer: Answer, *arguments: Any) -> Any:
-    """The reader's function on copies of `arguments`, so that nothing is changed in place."""
-    copies = [a.clone() if isinstance(a, Tensor) else a for a in arguments]
+def _ask(answer: Answer, *arguments: Any) -> Any:
+    """What the reader's function makes of these very `arguments`."""
     try:
-        result = answer(*copies)
+        result = answer(*arguments)
     except NotImplementedError:
         raise _Unsolved from None
     except Exception as error:
@@ -69,6 +68,11 @@ def _call(answer: Answer, *arguments: Any) -> Any:
     if result is None or result is ...:
         raise _Unsolved
     return result
+
+
+def _call(answer: Answer, *arguments: Any) -> Any:
+    """The reader's function on copies of `arguments`, so that nothing is changed in place."""
+    return _ask(answer, *(a.clone() if isinstance(a, Tensor) else a for a in arguments))
 
 
 def _tensor(result: Any) -> Tensor:
@@ -334,14 +338,7 @@ def bounded_log_variance(answer: Answer) -> None:
     lowest, highest = torch.tensor(-5.0), torch.tensor(0.5)
     upper = highest - softplus(highest - raw)
     right = lowest + softplus(upper - lowest)
-    try:
-        result = answer(raw, lowest, highest)
-    except NotImplementedError:
-        raise _Unsolved from None
-    except Exception as error:
-        raise _Wrong(f"the function stopped with {type(error).__name__}: {error}") from error
-    if result is None or result is ...:
-        raise _Unsolved
+    result = _ask(answer, raw, lowest, highest)
     mistakes = {
         "a hard clamp has no gradient outside the bounds: a member that is too sure can never "
         "take it back. Use softplus": raw.clamp(lowest, highest),
@@ -505,14 +502,7 @@ def ipd_loss(answer: Answer) -> None:
     (gradient,) = torch.autograd.grad(right, predicted)
     predicted, q, regression, gap = pieces()
     scale = gap.abs().mean()
-    try:
-        result = answer(predicted, actions, q, v, alpha)
-    except NotImplementedError:
-        raise _Unsolved from None
-    except Exception as error:
-        raise _Wrong(f"the function stopped with {type(error).__name__}: {error}") from error
-    if result is None or result is ...:
-        raise _Unsolved
+    result = _ask(answer, predicted, actions, q, v, alpha)
     mistakes = {
         "plus alpha Q would push the policy towards the worst actions": regression
         + alpha * gap.mean() / scale,

@@ -249,6 +249,12 @@ def _algorithm(recipe: MazeRecipe | SnapshotRecipe) -> str:
     return f"SAC, {steps[recipe.mixture]}, with exploration noise"
 
 
+def collect_missing(task: Task, progress: bool = True) -> None:
+    """Collect the task's dataset if it has a recipe and is not on this machine."""
+    if task.recipe is not None and not local_path(task.dataset).is_dir():
+        collect(task, progress)
+
+
 def collect(task: Task, progress: bool = True, replace_existing: bool = False) -> OfflineDataset:
     """Collect the task's dataset and store it in Minari's folder (about half a minute).
 

@@ -18,9 +18,8 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from ipd_lite.collect import collect
+from ipd_lite.collect import collect_missing
 from ipd_lite.config import override
-from ipd_lite.data import local_path
 from ipd_lite.distill import TransformerActor
 from ipd_lite.evaluate import Actor, rollout
 from ipd_lite.pipeline import METHODS, Pipeline, choose_device
@@ -54,8 +53,7 @@ def running_example(
     task = get_task(task_name)
     config = task.config(preset)
     torch.set_num_threads(1)  # the networks are small: more threads only wait for each other
-    if task.recipe is not None and not local_path(task.dataset).is_dir():
-        collect(task)
+    collect_missing(task)
     if out is None:
         out = Path(os.environ.get("IPD_RUNS", repository() / "runs" / "course"))
     return Pipeline(task, seed, config, out, choose_device("auto"), progress=True)

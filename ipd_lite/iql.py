@@ -116,6 +116,15 @@ def value_bounds(rewards: Tensor, discount: float) -> tuple[Tensor, Tensor]:
     return torch.minimum(low, low * horizon), torch.maximum(high, high * horizon)
 
 
+def bellman_target(
+    batch: Batch, next_value: Tensor, config: ValueConfig, bounds: tuple[Tensor, Tensor]
+) -> Tensor:
+    """r + discount * next_value (B,), without the second term where the task terminated."""
+    target = batch.rewards + config.discount * batch.continues * next_value
+    assert target.shape == next_value.shape == batch.rewards.shape
+    return target.clamp(*bounds) if config.clip_targets else target
+
+
 def iql_loss(
     values: Values, batch: Batch, config: ValueConfig, bounds: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -131,9 +140,7 @@ def iql_loss(
     with torch.no_grad():
         q_target = values.reduce(values.q_target(pairs).squeeze(-1))
         next_v = values.v_net(both[size:]).squeeze(-1).mean(0)
-        target = batch.rewards + config.discount * batch.continues * next_v
-        if config.clip_targets:
-            target = target.clamp(*bounds)
+        target = bellman_target(batch, next_v, config, bounds)
     v_members = values.v_net(encoded).squeeze(-1)
     assert v_members.shape[1:] == q_target.shape == target.shape == (size,)
     v_loss = expectile_loss(q_target - v_members, config.expectile, config.huber)

@@ -418,30 +418,32 @@ class Pipeline:
     @cached_property
     def td3bc(self) -> tuple[ClonedPolicy, Snapshots]:
         """The TD3+BC baseline's policy."""
-        config = self.config.values
-
-        def train(stage: Stage) -> tuple[torch.nn.Module, ...]:
-            return train_td3bc(
-                self.dataset, config, self.config.td3bc, seed=self.seed,
-                position_dimensions=self.task.position_dimensions, checkpoint=stage.checkpoint,
-            )  # fmt: skip
-
-        stage = self.stage("td3bc", config, self.config.td3bc)
-        return self._rival(stage, train, ClonedPolicy(config, *self.widths))
+        policy = ClonedPolicy(self.config.values, *self.widths)
+        return self._actor_critic("td3bc", train_td3bc, self.config.td3bc, policy)
 
     @cached_property
     def cql(self) -> tuple[SquashedGaussian, Snapshots]:
         """The CQL baseline's policy."""
+        policy = SquashedGaussian(self.config.values, *self.widths)
+        return self._actor_critic("cql", train_cql, self.config.cql, policy)
+
+    def _actor_critic(
+        self,
+        name: str,
+        trainer: Callable[..., tuple[torch.nn.Module, ...]],
+        own: Any,
+        policy: Rival,
+    ) -> tuple[Rival, Snapshots]:
+        """A rival of `actor_critic.py`; `own`: its configuration beside that of the values."""
         config = self.config.values
 
         def train(stage: Stage) -> tuple[torch.nn.Module, ...]:
-            return train_cql(
-                self.dataset, config, self.config.cql, seed=self.seed,
+            return trainer(
+                self.dataset, config, own, seed=self.seed,
                 position_dimensions=self.task.position_dimensions, checkpoint=stage.checkpoint,
             )  # fmt: skip
 
-        stage = self.stage("cql", config, self.config.cql)
-        return self._rival(stage, train, SquashedGaussian(config, *self.widths))
+        return self._rival(self.stage(name, config, own), train, policy)
 
     def _rival(
         self, stage: Stage, train: Callable[[Stage], tuple[torch.nn.Module, ...]], policy: Rival

@@ -27,9 +27,8 @@ import torch
 from joblib import Parallel, delayed, parallel_config
 from tqdm import tqdm
 
-from ipd_lite.collect import collect
+from ipd_lite.collect import collect_missing
 from ipd_lite.config import PRESETS, Config, as_dict, override
-from ipd_lite.data import local_path
 from ipd_lite.pipeline import (
     Pipeline,
     choose_device,
@@ -220,8 +219,7 @@ def run_units(
         one line for every unit that failed.
     """
     for name in dict.fromkeys(unit.task for unit in units):
-        if get_task(name).recipe is not None and not local_path(get_task(name).dataset).is_dir():
-            collect(get_task(name), progress)
+        collect_missing(get_task(name), progress)
     waiting = [unit for unit in units if not unit.done(out)]
     threads = threads or max(1, (os.cpu_count() or 1) // workers)
     failed: list[str] = []

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import ipywidgets
 import matplotlib.pyplot as plt
@@ -27,6 +27,7 @@ from ipd_lite import plots
 from ipd_lite.uncertainty import dual_divergence, primal_divergence
 
 Array = NDArray[np.float64]
+Key = TypeVar("Key")
 
 
 def picture(figure: Figure) -> bytes:
@@ -62,13 +63,19 @@ def show(render: Callable[..., bytes], **controls: ipywidgets.Widget) -> None:
         control.observe(moved, names="value")
 
 
+def drawn_beforehand(pictures: Mapping[Key, Callable[[], Figure]]) -> dict[Key, bytes]:
+    """Every figure drawn once, as PNG bytes, and closed."""
+    drawn = {}
+    for key, draw in pictures.items():
+        figure = draw()
+        drawn[key] = picture(figure)
+        plt.close(figure)
+    return drawn
+
+
 def choose(pictures: Mapping[str, Callable[[], Figure]], description: str) -> None:
     """A menu of figures, all drawn beforehand."""
-    drawn = {}
-    for name, draw in pictures.items():
-        figure = draw()
-        drawn[name] = picture(figure)
-        plt.close(figure)
+    drawn = drawn_beforehand(pictures)
     menu = ipywidgets.Dropdown(options=list(drawn), description=description)
     show(lambda choice: drawn[choice], choice=menu)
 
@@ -160,11 +167,7 @@ def gaussian_sliders() -> None:
 
 def gap_slider(fits: Mapping[float, Callable[[], Figure]]) -> None:
     """Width of the hole in the data -> the ensemble that was fitted beforehand."""
-    drawn = {}
-    for width, draw in fits.items():
-        figure = draw()
-        drawn[width] = picture(figure)
-        plt.close(figure)
+    drawn = drawn_beforehand(fits)
     show(
         lambda gap: drawn[gap],
         gap=ipywidgets.SelectionSlider(

@@ -176,7 +176,7 @@ class WorldModel(nn.Module):
         logits: Tensor,
         generator: torch.Generator | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        if generator is not None and log_variance is not None:
+        if log_variance is not None:
             noise = torch.empty_like(mean).normal_(generator=generator)
             mean = mean + noise * (0.5 * log_variance).exp()
         target = mean * self.target_deviation + self.target_mean

@@ -108,7 +108,7 @@ def test_running_example_keeps_its_results_in_the_repository(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.delenv("IPD_RUNS", raising=False)
-    monkeypatch.setattr(course, "collect", lambda task: None)
+    monkeypatch.setattr(course, "collect_missing", lambda task: None)
     monkeypatch.chdir(ROOT / "notebooks")
     assert repository() == ROOT
     assert running_example("smoke").out == ROOT / "runs" / "course"
