@@ -7,7 +7,7 @@ whose episode ended takes the next one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,6 +22,9 @@ from tqdm import tqdm
 from ipd_lite.config import EvaluationConfig
 from ipd_lite.data import flatten_observation, from_unit_range
 from ipd_lite.tasks import Task
+
+
+RESAMPLES = 10_000
 
 
 class Actor(Protocol):
@@ -160,20 +163,30 @@ class Interval:
     high: float
 
 
-def bootstrap_interval(samples: NDArray[np.float64], confidence: float = 0.95) -> Interval:
-    """Percentile-bootstrap interval of the mean of samples (n,); a single sample has no interval
-    (NaN bounds)."""
-    mean = float(np.mean(samples))
-    if len(samples) < 2:
-        return Interval(mean, float("nan"), float("nan"))
-    if np.ptp(samples) == 0:
-        return Interval(mean, mean, mean)
+def stratified_interval(
+    strata: Sequence[NDArray[np.float64]], statistic: Callable[..., Any], confidence: float = 0.95
+) -> Interval:
+    """A statistic of several samples (n_i,) and its percentile-bootstrap interval.
+
+    Every sample is resampled for itself; `statistic(*samples, axis)` is vectorized along `axis`. A
+    sample of one has no spread to resample, so there is no interval then (NaN bounds).
+    """
+    value = float(statistic(*strata, axis=-1))
+    if min(len(sample) for sample in strata) < 2:
+        return Interval(value, float("nan"), float("nan"))
+    if all(np.ptp(sample) == 0 for sample in strata):
+        return Interval(value, value, value)
     result = stats.bootstrap(
-        (samples,), np.mean, confidence_level=confidence, method="percentile",
-        n_resamples=10_000, rng=np.random.default_rng(0),
+        tuple(strata), statistic, confidence_level=confidence, method="percentile",
+        n_resamples=RESAMPLES, vectorized=True, rng=np.random.default_rng(0), batch=500,
     )  # fmt: skip
     low, high = result.confidence_interval
-    return Interval(mean, float(low), float(high))
+    return Interval(value, float(low), float(high))
+
+
+def bootstrap_interval(samples: NDArray[np.float64], confidence: float = 0.95) -> Interval:
+    """Mean of samples (n,) and its interval, see :func:`stratified_interval`."""
+    return stratified_interval([samples], np.mean, confidence)
 
 
 def paired_interval(first: NDArray[np.float64], second: NDArray[np.float64]) -> Interval:

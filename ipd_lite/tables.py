@@ -16,12 +16,16 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from ipd_lite.evaluate import Interval, paired_interval
+from ipd_lite.evaluate import (
+    Interval,
+    bootstrap_interval,
+    paired_interval,
+    stratified_interval,
+)
 from ipd_lite.pipeline import METHODS, label_of, read_scores
 from ipd_lite.tasks import TASKS
 
 Array = NDArray[np.float64]
-RESAMPLES = 2_000
 
 TABLE_METHODS = ("behaviour", "bc", "bc-10", "td3bc", "cql", "iql", "dt", "qt", "ipd")
 """The columns of Table 1; every other method is in the per-task tables."""
@@ -70,27 +74,6 @@ def interquartile_mean(samples: Array, axis: int = -1) -> Any:
     return stats.trim_mean(samples, 0.25, axis=axis)
 
 
-def stratified_interval(
-    strata: Sequence[Array], statistic: Callable[..., Any], confidence: float = 0.95
-) -> Interval:
-    """A statistic of several samples (n_i,) and its percentile-bootstrap interval.
-
-    Every sample is resampled for itself; `statistic(*samples, axis)` is vectorized along `axis`. A
-    sample of one has no spread to resample, so there is no interval then (NaN bounds).
-    """
-    value = float(statistic(*strata, axis=-1))
-    if min(len(sample) for sample in strata) < 2:
-        return Interval(value, float("nan"), float("nan"))
-    if all(np.ptp(sample) == 0 for sample in strata):
-        return Interval(value, value, value)
-    result = stats.bootstrap(
-        tuple(strata), statistic, confidence_level=confidence, method="percentile",
-        n_resamples=RESAMPLES, vectorized=True, rng=np.random.default_rng(0), batch=500,
-    )  # fmt: skip
-    low, high = result.confidence_interval
-    return Interval(value, float(low), float(high))
-
-
 def pooled_mean(*samples: Array, axis: int = -1) -> Any:
     """Mean of the samples' means: every task counts the same, whatever its number of seeds."""
     return np.mean([np.mean(sample, axis=axis) for sample in samples], axis=0)
@@ -135,9 +118,9 @@ def summarize(scores: pd.DataFrame) -> pd.DataFrame:
         last = group[group["checkpoint"] == "last"].set_index("seed")
         best = group[group["checkpoint"] == "best"]["score"].to_numpy(float)
         values = last["score"].to_numpy(float)
-        mean = stratified_interval([values], pooled_mean)
+        mean = bootstrap_interval(values)
         middle = stratified_interval([values], pooled_interquartile_mean)
-        highest = stratified_interval([best], pooled_mean)
+        highest = bootstrap_interval(best)
         row: dict[str, Any] = {
             "task": task,
             "method": method,

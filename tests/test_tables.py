@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu
 
 from ipd_lite import tables
+from ipd_lite.evaluate import stratified_interval
 from ipd_lite.tables import (
     aggregate,
     improvement,
@@ -19,7 +20,6 @@ from ipd_lite.tables import (
     interquartile_mean,
     performance_profile,
     pooled_mean,
-    stratified_interval,
     summarize,
     table1_latex,
     table1_markdown,
