@@ -154,6 +154,8 @@ class Sweep(Common):
     """Only these methods."""
     seeds: tuple[int, ...] = ()
     """Only these seeds."""
+    datasets: tuple[str, ...] = ()
+    """Other data for a task of the spec: TASK=ID_OR_PATH."""
     workers: int = 2
     """Processes side by side."""
     threads: int = 0
@@ -366,7 +368,10 @@ def _sweep(command: Sweep) -> None:
     from ipd_lite import sweep
 
     spec = sweep.read_spec(command.spec)
-    units = sweep.expand(spec, tasks=command.tasks, methods=command.methods, seeds=command.seeds)
+    units = sweep.expand(
+        spec, tasks=command.tasks, methods=command.methods, seeds=command.seeds,
+        datasets=sweep.other_data(command.datasets),
+    )  # fmt: skip
     if command.status:
         print(sweep.format_status(sweep.status(units, command.out), command.workers))
         return

@@ -7,7 +7,6 @@ between methods; `ipd-lite sweep` does.
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,9 +16,8 @@ import pandas as pd
 
 from ipd_lite.data import OfflineDataset, load_task, local_path
 from ipd_lite.own_data import open_task
-from ipd_lite.pipeline import run
 from ipd_lite.runs import write_csv
-from ipd_lite.sweep import Unit, run_units
+from ipd_lite.sweep import Unit, opened_task, other_data, run_units
 from ipd_lite.tables import gather_scores
 from ipd_lite.tasks import TASKS, Task, get_task
 
@@ -53,26 +51,17 @@ def survey(
     Returns:
         one line for every unit that failed.
     """
-    named = [pair.split("=", 1) for pair in datasets]
-    if wrong := [pair[0] for pair in named if len(pair) != 2]:
-        raise ValueError(f"--datasets {wrong[0]!r}: expected TASK=ID_OR_PATH")
-    opened = [open_task(task, dataset) for task, dataset in named]
+    others = other_data(datasets)
+    names = dict.fromkeys([*tasks, *others])
     units = [
-        Unit(name, method, seed, get_task(name).config(preset))
-        for seed in seeds for name in tasks for method in methods
+        Unit(name, method, seed, get_task(name).config(preset), dataset=others.get(name, ""))
+        for seed in seeds for name in names for method in methods
     ]  # fmt: skip
     failed = run_units(units, out=out, device=device, workers=workers, threads=1, progress=progress)
-    for task in opened:
-        for seed in seeds:
-            for method in methods:
-                try:
-                    run(task, method, seed, task.config(preset), out=out, device=device)
-                except Exception as error:  # one failed unit must not stop a study of hours
-                    failed.append(f"{task.name} {method} seed {seed}: {error}")
     write_csv(results / "tasks.csv", survey_table(out))
-    shown = [TASKS[name] for name in tasks if name not in {task.name for task in opened}]
     histograms = []
-    for task in [*shown, *opened]:
+    for name in names:
+        task = open_task(name, others.get(name))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the runs have said it already
             histograms.append(return_histogram(task, load_task(task)))
@@ -86,9 +75,7 @@ def survey_table(out: Path) -> pd.DataFrame:
     scores = scores[scores["checkpoint"] == "last"].drop(columns="checkpoint")
     rows = []
     for row in scores.to_dict("records"):
-        folder = out / str(row["task"]) / str(row["method"]) / f"seed-{row['seed']}"
-        identity = json.loads((folder / "config.json").read_text())
-        task = open_task(**identity.get("opened", {"task": row["task"]}))
+        task = opened_task(out, row)
         rows.append(
             {
                 "task": row["task"],

@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from ipd_lite.collect import collect_missing
 from ipd_lite.config import PRESETS, Config, as_dict, override
+from ipd_lite.own_data import open_task
 from ipd_lite.pipeline import (
     Pipeline,
     choose_device,
@@ -41,7 +42,7 @@ from ipd_lite.pipeline import (
 from ipd_lite.report import inside_numbers
 from ipd_lite.runs import in_use, write_csv, write_json
 from ipd_lite.tables import gather_scores
-from ipd_lite.tasks import MazeRecipe, get_task
+from ipd_lite.tasks import MazeRecipe, Task, get_task
 
 INSIDE_METHODS = ("ipd", "ipd-greedy", "ipd-random", "ipd-nogate")
 """Methods whose imagined plans are replayed in the simulator (mazes only)."""
@@ -82,13 +83,17 @@ class Spec:
 
 @dataclass(frozen=True)
 class Unit:
-    """One run."""
+    """One run.
+
+    dataset: other data for the registered task, a Minari id or a folder's path; "" = its own.
+    """
 
     task: str
     method: str
     seed: int
     config: Config
     variant: str = ""
+    dataset: str = ""
 
     @property
     def label(self) -> str:
@@ -98,17 +103,26 @@ class Unit:
     def __str__(self) -> str:
         return f"{self.task} {self.label} seed {self.seed}"
 
+    def open(self) -> Task:
+        """The task with this unit's data.
+
+        Raises:
+            DataError: the other data is not on this machine.
+        """
+        return open_task(self.task, self.dataset or None)
+
     def folder(self, out: Path) -> Path:
         """Where its files lie."""
         return run_folder(out, self.task, self.label, self.seed)
 
     def done(self, out: Path) -> bool:
-        """Whether it has finished with this very configuration."""
+        """Whether it has finished with this very configuration and data."""
         folder = self.folder(out)
-        configured = get_method(self.method).configure(self.config)
-        return (folder / "scores.csv").exists() and same_run(
-            folder, {"config": as_dict(configured)}
-        )
+        if not (folder / "scores.csv").exists():
+            return False
+        wanted: dict[str, Any] = {"config": as_dict(get_method(self.method).configure(self.config))}
+        wanted["opened"] = dict(self.open().opened) if self.dataset else None
+        return same_run(folder, wanted)
 
 
 def read_spec(path: Path) -> Spec:
@@ -154,13 +168,24 @@ def expand(
     tasks: Sequence[str] = (),
     methods: Sequence[str] = (),
     seeds: Sequence[int] = (),
+    datasets: Mapping[str, str] | None = None,
 ) -> list[Unit]:
     """The units of a spec, or of a slice of it, each once; seed after seed, then task by task.
 
+    Args:
+        datasets: other data for some of the tasks, see :func:`other_data`.
+
     Raises:
         KeyError: an unknown task, method or config field.
-        ValueError: overrides without a variant's name, or nothing is left of the slice.
+        ValueError: overrides without a variant's name, data for a task that the spec does not
+            have, or nothing is left of the slice.
     """
+    datasets = datasets or {}
+    named = dict.fromkeys(task for block in spec.runs for task in block.tasks)
+    if strangers := [task for task in datasets if task not in named]:
+        raise ValueError(
+            f"--datasets names {strangers[0]}, but the spec has only {', '.join(named)}"
+        )
     found: dict[tuple[str, str, int], Unit] = {}
     for block in spec.runs:
         if block.overrides and not block.variant:
@@ -175,12 +200,32 @@ def expand(
             get_method(method)
             config = override(get_task(task).config(spec.preset), changes)
             if all(not allowed or value in allowed for value, allowed in wanted):
-                unit = Unit(task, method, seed, config, variant)
+                unit = Unit(task, method, seed, config, variant, datasets.get(task, ""))
                 found.setdefault((task, unit.label, seed), unit)
     if not found:
         raise ValueError("no unit of the spec is in this slice; see --tasks, --methods, --seeds")
-    order = {name: i for i, name in enumerate(dict.fromkeys(t for b in spec.runs for t in b.tasks))}
+    order = {name: i for i, name in enumerate(named)}
     return sorted(found.values(), key=lambda unit: (unit.seed, order[unit.task]))
+
+
+def other_data(pairs: Sequence[str]) -> dict[str, str]:
+    """Task -> data in place of its own, from arguments of the form TASK=ID_OR_PATH.
+
+    Raises:
+        KeyError: an unknown task.
+        ValueError: another form, or the same task twice.
+        DataError: the data is not on this machine.
+    """
+    found: dict[str, str] = {}
+    for pair in pairs:
+        task, equals, dataset = pair.partition("=")
+        if not (task and equals and dataset):
+            raise ValueError(f"--datasets {pair!r}: expected TASK=ID_OR_PATH")
+        if task in found:
+            raise ValueError(f"--datasets names {task} twice")
+        open_task(task, dataset)  # a wrong path is better known now than in every unit
+        found[task] = dataset
+    return found
 
 
 def interleave(units: Sequence[Unit], workers: int) -> list[Unit]:
@@ -218,7 +263,7 @@ def run_units(
     Returns:
         one line for every unit that failed.
     """
-    for name in dict.fromkeys(unit.task for unit in units):
+    for name in dict.fromkeys(unit.task for unit in units if not unit.dataset):
         collect_missing(get_task(name), progress)
     waiting = [unit for unit in units if not unit.done(out)]
     threads = threads or max(1, (os.cpu_count() or 1) // workers)
@@ -265,7 +310,7 @@ def _attempt(unit: Unit, out: Path, device: str, threads: int) -> str:
     problem = unit.folder(out) / "error.json"
     try:
         run(
-            unit.task, unit.method, unit.seed, unit.config,
+            unit.open(), unit.method, unit.seed, unit.config,
             out=out, variant=unit.variant, device=device,
         )  # fmt: skip
     except Exception as error:  # one failed unit must not stop a study of days
@@ -356,8 +401,9 @@ def write_results(
 ) -> list[Path]:
     """Write what `ipd-lite figures` draws, from every finished run of these units' tasks.
 
-    Per task: scores-<task>.csv, costs-<task>.csv (seconds and memory per stage), and for mazes
-    inside-<task>.csv (diagnostics and replayed plans of every seed).
+    Per task: scores-<task>.csv (with the source of each run's data), costs-<task>.csv (seconds and
+    memory per stage), and for mazes inside-<task>.csv (diagnostics and replayed plans of every
+    seed).
     """
     names = list(dict.fromkeys(unit.task for unit in units))
     try:
@@ -369,6 +415,8 @@ def write_results(
         scores = every[every["task"] == name]
         if scores.empty:
             continue
+        sources = [opened_task(out, row).source for row in scores.to_dict("records")]
+        scores = scores.assign(source=sources)
         tables = {"scores": scores, "costs": gather_costs(out, name)}
         if isinstance(get_task(name).recipe, MazeRecipe):
             mine = [
@@ -402,13 +450,21 @@ def _inside(unit: Unit, out: Path, device: str) -> dict[str, Any]:
     if not file.exists():
         config = get_method(unit.method).configure(unit.config)
         pipeline = Pipeline(
-            get_task(unit.task), unit.seed, config, out, choose_device(device), read_only=True
+            unit.open(), unit.seed, config, out, choose_device(device), read_only=True
         )
         if not len(pipeline.continuations):
             return {}
         write_json(file, {"method": unit.method, **inside_numbers(pipeline)})
     row: dict[str, Any] = json.loads(file.read_text())
     return row
+
+
+def opened_task(out: Path, row: Mapping[Any, Any]) -> Task:
+    """The task of one row of `gather_scores(out)`, with the data that the run used."""
+    label = label_of(str(row["method"]), str(row["variant"]))
+    file = run_folder(out, str(row["task"]), label, int(row["seed"])) / "config.json"
+    opened = json.loads(file.read_text()).get("opened", {"task": row["task"]})
+    return open_task(**opened)
 
 
 def gather_costs(out: Path, task: str) -> pd.DataFrame:

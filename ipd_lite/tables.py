@@ -284,11 +284,21 @@ def explain(tasks: Sequence[str], scores: pd.DataFrame) -> str:
             lines.append(f"- {name}: not in this version's registry of tasks.")
             continue
         task = TASKS[name]
+        data = f"dataset `{task.dataset}` (recorded by {task.source})"
+        if others := _other_sources(scores, name, task.source):
+            data = f"dataset {', '.join(others)} in place of `{task.dataset}`"
         lines.append(
-            f"- {name}: dataset `{task.dataset}` (recorded by {task.source}), environment "
-            f"`{task.environment}`; score {task.score_definition}."
+            f"- {name}: {data}, environment `{task.environment}`; score {task.score_definition}."
         )
     return "\n".join(lines)
+
+
+def _other_sources(scores: pd.DataFrame, task: str, usual: str) -> list[str]:
+    """Data other than the task's own that its rows come from (older files do not tell)."""
+    if "source" not in scores:
+        return []
+    found = scores.loc[scores["task"] == task, "source"].dropna().unique()
+    return [f"`{source}`" for source in found if source != usual]
 
 
 def table1_rows(

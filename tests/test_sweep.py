@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 from collections import Counter
@@ -19,9 +20,12 @@ from hypothesis import strategies as st
 from ipd_lite import sweep
 from ipd_lite.cli import main
 from ipd_lite.config import Config, override
+from ipd_lite.data import DataError, local_path, save_minari
+from ipd_lite.own_data import open_task
 from ipd_lite.pipeline import run
 from ipd_lite.runs import Stage, exclusive
 from ipd_lite.sweep import Block, Spec, Unit, expand, interleave, read_spec, run_units, status
+from ipd_lite.tables import explain
 from tests.recorded import TASK, smoke, umaze_data
 
 QUICK = {"values.updates": 8, "values.evaluations": 1, "evaluation.episodes": 2}
@@ -301,7 +305,7 @@ def cluster() -> Iterator[Any]:
 
 @pytest.mark.filterwarnings("default")
 def test_dask_cluster_of_two_workers_gives_the_local_numbers(
-    cluster: Any, local: Path, tmp_path: Path
+    cluster: Any, local: Path, elsewhere: str, tmp_path: Path
 ) -> None:
     address = cluster.scheduler_address
     failed = run_units(
@@ -310,6 +314,94 @@ def test_dask_cluster_of_two_workers_gives_the_local_numbers(
     assert failed == []
     assert_same(scores(tmp_path), scores(local))
     assert len(cluster.workers) == 2
+    units = expand(spec(("bc",), (0,)), datasets={TASK: elsewhere})
+    for out, dask in ((tmp_path / "dask", address), (tmp_path / "here", None)):
+        assert run_units(units, out=out, workers=1, threads=1, device="cpu", dask=dask) == []
+    assert_same(scores(tmp_path / "dask"), scores(tmp_path / "here"))
+
+
+# -- other data for a registered task --------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with half of the maze's episodes, under somebody else's id."""
+    whole = umaze_data()
+    half = whole.select_episodes(torch.arange(whole.episodes // 2))
+    save_minari(half, "other/umaze-v0")
+    folder = tmp_path_factory.mktemp("elsewhere") / "umaze"
+    shutil.move(local_path("other/umaze-v0").parent, folder)
+    return str(folder)
+
+
+def test_units_with_other_data_equal_single_runs_with_it(
+    elsewhere: str, local: Path, tmp_path: Path
+) -> None:
+    units = expand(spec(("bc",), (0,)), datasets={TASK: elsewhere})
+    assert run_units(units, out=tmp_path / "sweep", workers=1, threads=1, device="cpu") == []
+    run(
+        open_task(TASK, elsewhere), "bc", 0, override(smoke(), QUICK),
+        out=tmp_path / "single", variant="quick", device="cpu",
+    )  # fmt: skip
+    found = scores(tmp_path / "sweep")
+    assert_same(found, scores(tmp_path / "single"))
+    name = f"{TASK}/bc@quick/seed-0"
+    assert list(found) == [name]
+    identities = [
+        json.loads((out / name / "config.json").read_text())
+        for out in (tmp_path / "sweep", tmp_path / "single", local)
+    ]
+    assert identities[0] == identities[1]
+    assert identities[0]["dataset"] != identities[2]["dataset"]
+    assert "opened" not in identities[2]
+
+
+def test_runs_with_other_data_are_done_for_that_data_alone(elsewhere: str, tmp_path: Path) -> None:
+    own, other = (
+        expand(spec(("behaviour",), (0,)), datasets=datasets)
+        for datasets in ({}, {TASK: elsewhere})
+    )
+    assert own[0].folder(tmp_path) == other[0].folder(tmp_path)
+    assert run_units(other, out=tmp_path, workers=1, threads=1, device="cpu") == []
+    assert other[0].done(tmp_path) and not own[0].done(tmp_path)
+    (problem,) = run_units(own, out=tmp_path, workers=1, threads=1, device="cpu")
+    assert "other data" in problem
+
+
+def test_command_line_sweeps_other_data_and_names_its_source(
+    elsewhere: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = f'preset = "smoke"\n[[runs]]\ntasks = ["{TASK}"]\nmethods = ["behaviour"]\nseeds = [0]\n'
+    common = ["sweep", str(write_spec(tmp_path, text)), "--out", str(tmp_path / "runs"),
+              "--results", str(tmp_path / "data"), "--quiet", "--device", "cpu", "--threads", "1",
+              "--workers", "1"]  # fmt: skip
+    other = [*common, "--datasets", f"{TASK}={elsewhere}"]
+    assert main([*other, "--status"]) == 0
+    assert "0 done, 0 running, 0 failed, 1 to do" in capsys.readouterr().out
+    assert main(other) == 0
+    assert main([*other, "--status"]) == 0
+    assert "1 done, 0 running, 0 failed, 0 to do" in capsys.readouterr().out
+    assert main([*common, "--status"]) == 0
+    assert "0 done" in capsys.readouterr().out
+    table = pd.read_csv(tmp_path / "data" / f"scores-{TASK}.csv")
+    assert set(table["source"]) == {"other/umaze-v0"}
+    assert f"dataset `other/umaze-v0` in place of `ipd-lite/{TASK}-v0`" in explain([TASK], table)
+    assert "in place of" not in explain([TASK], table.assign(source="ipd-lite"))
+    assert "in place of" not in explain([TASK], table.drop(columns="source"))
+
+
+def test_mistakes_about_other_data(elsewhere: str, tmp_path: Path) -> None:
+    assert sweep.other_data([f"{TASK}={elsewhere}"]) == {TASK: elsewhere}
+    with pytest.raises(ValueError, match="expected TASK=ID_OR_PATH"):
+        sweep.other_data([elsewhere])
+    with pytest.raises(ValueError, match=f"names {TASK} twice"):
+        sweep.other_data([f"{TASK}={elsewhere}"] * 2)
+    with pytest.raises(KeyError, match="unknown task 'maze'"):
+        sweep.other_data([f"maze={elsewhere}"])
+    with pytest.raises(DataError, match=f"{tmp_path}.* is not on this machine"):
+        sweep.other_data([f"{TASK}={tmp_path}/nowhere"])
+    with pytest.raises(ValueError, match="names pointmaze-large, but the spec has only"):
+        expand(spec(), datasets={"pointmaze-large": elsewhere})
 
 
 # -- what it leaves behind -------------------------------------------------------------------------
