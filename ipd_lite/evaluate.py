@@ -23,7 +23,6 @@ from ipd_lite.config import EvaluationConfig
 from ipd_lite.data import flatten_observation, from_unit_range
 from ipd_lite.tasks import Task
 
-
 RESAMPLES = 10_000
 
 

@@ -7,7 +7,7 @@ inside each task, never across tasks), and the probability of improvement.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
