@@ -158,7 +158,7 @@ class ImaginationConfig:
     length: int = 15
     """Longest imagined continuation, in steps."""
     min_length: int = 2
-    quantile: float | None = 0.8  # PAPER SILENT
+    quantile: float | None = 0.9  # PAPER SILENT
     """Threshold of U: this quantile over held-out real (s, a); None = no gate (an ablation)."""
     cumulative: bool = False
     """Gate the running sum of U (threshold times the steps so far) instead of each step's U."""
@@ -196,9 +196,9 @@ class DistillationConfig:
     ema: float = 0.995
     """Decay of the averaged weights that act at evaluation (0 = no averaging)."""
     # PAPER SILENT: what the token is in training, Q's scale, and which actions are regressed on.
-    condition: Literal["value", "bootstrapped", "maximum", "return-to-go"] = "maximum"
+    condition: Literal["value", "bootstrapped", "maximum", "return-to-go"] = "bootstrapped"
     """Conditioning token in training; V(s) at inference (return-to-go: a hand-set target)."""
-    alpha: float = 0.3
+    alpha: float = 1.0
     q_scale: Literal["advantage", "magnitude", "none"] = "advantage"
     """Divide Q by the batch mean of |Q - V| or of |Q|."""
     filter_suboptimal: bool = True
@@ -267,8 +267,8 @@ class CQLConfig:
 
     weight: float = 5.0
     """alpha of the conservative penalty."""
-    samples: int = 10
-    """Actions per state from each of: uniform, the policy at s, the policy at s'."""
+    samples: int = 4
+    """Actions per state from each of: uniform, the policy at s, the policy at s' (published: 10)."""
 
     def __post_init__(self) -> None:
         _require(self.samples >= 1, "cql.samples", self.samples, "at least 1")
@@ -375,6 +375,7 @@ def preset(name: str) -> Config:
                 "distillation.batch_size": 256,
                 "distillation.learning_rate": 3e-4,
                 "distillation.evaluations": 10,
+                "cql.samples": 10,
             },
         )
     raise ValueError(f"unknown preset {name!r}: expected one of {', '.join(PRESETS)}")

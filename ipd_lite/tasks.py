@@ -244,6 +244,7 @@ LESSON: dict[str, Any] = {
     "values.width": 128,
     "values.updates": 20_000,
     "world_model.width": 128,
+    "distillation.updates": 10_000,
     "evaluation.episodes": 20,
     "evaluation.slots": 20,
 }
