@@ -16,6 +16,7 @@ import pandas as pd
 
 from ipd_lite.data import OfflineDataset, load_task, local_path
 from ipd_lite.own_data import open_task
+from ipd_lite.pipeline import label_of
 from ipd_lite.runs import write_csv
 from ipd_lite.sweep import Unit, opened_task, other_data, run_units
 from ipd_lite.tables import gather_scores
@@ -44,6 +45,8 @@ def survey(
 ) -> list[str]:
     """Run what is missing and write `results/tasks.csv` and `results/returns.csv`.
 
+    Runs and stages that a study left below `out` are used, not repeated.
+
     Args:
         tasks: registered names.
         datasets: other data for registered tasks, each as TASK=ID_OR_PATH.
@@ -58,7 +61,7 @@ def survey(
         for seed in seeds for name in names for method in methods
     ]  # fmt: skip
     failed = run_units(units, out=out, device=device, workers=workers, threads=1, progress=progress)
-    write_csv(results / "tasks.csv", survey_table(out))
+    write_csv(results / "tasks.csv", survey_table(out, units))
     histograms = []
     for name in names:
         task = open_task(name, others.get(name))
@@ -69,12 +72,19 @@ def survey(
     return failed
 
 
-def survey_table(out: Path) -> pd.DataFrame:
-    """The last checkpoints of all runs below `out`, with the source of the data and environment."""
+def survey_table(out: Path, units: Sequence[Unit]) -> pd.DataFrame:
+    """The last checkpoints of `units`, with the source of the data and the environment.
+
+    Other runs below `out`, a study's for instance, are left out.
+    """
     scores = gather_scores(out)
     scores = scores[scores["checkpoint"] == "last"].drop(columns="checkpoint")
+    wanted = {(unit.task, unit.label, unit.seed) for unit in units}
     rows = []
     for row in scores.to_dict("records"):
+        label = label_of(str(row["method"]), str(row["variant"]))
+        if (row["task"], label, row["seed"]) not in wanted:
+            continue
         task = opened_task(out, row)
         rows.append(
             {
