@@ -268,7 +268,7 @@ class CQLConfig:
     weight: float = 5.0
     """alpha of the conservative penalty."""
     samples: int = 4
-    """Actions per state from each of: uniform, the policy at s, the policy at s' (published: 10)."""
+    """Actions per state from each of: uniform, the policy at s, the policy at s'. Published: 10."""
 
     def __post_init__(self) -> None:
         _require(self.samples >= 1, "cql.samples", self.samples, "at least 1")

@@ -16,7 +16,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ipd_lite import paper_plots, plots
-from ipd_lite.pipeline import read_scores
+from ipd_lite.pipeline import METHODS, read_scores
 from ipd_lite.report import inside_figures, plain_arrays, save_figure, score_figures, split_paths
 from ipd_lite.runs import load_tensors, write_atomically, write_csv
 from ipd_lite.tables import (
@@ -58,11 +58,14 @@ def redraw(data: Path, out: Path) -> list[Path]:
         paths.append(save_figure(figure, out / "returns.png"))
     if (data / "inside.safetensors").exists():
         paths += inside_figures(load_tensors(data / "inside.safetensors")[0], out)
+    summary = summarize(scores)
     for task, group in scores.groupby("task", sort=False):
         paths += score_figures(group, out, SUFFIXES)
-        text = f"{format_table(summarize(group))}\n\n{explain([str(task)], group)}\n"
+        text = (
+            f"{format_table(summary[summary['task'] == task])}\n\n{explain([str(task)], group)}\n"
+        )
         paths.append(_write(out / f"scores-{task}.md", text))
-    paths += table1(scores, data, out)
+    paths += table1(scores, summary, data, out)
     for name, figure in paper_figures(scores, data):
         for suffix in SUFFIXES:
             last = suffix == SUFFIXES[-1]
@@ -75,15 +78,15 @@ def _write(path: Path, text: str) -> Path:
     return path
 
 
-def table1(scores: pd.DataFrame, data: Path, out: Path) -> list[Path]:
+def table1(scores: pd.DataFrame, summary: pd.DataFrame, data: Path, out: Path) -> list[Path]:
     """Table 1 as Markdown, LaTeX and CSV (one row per task and method, last and best)."""
     file = data / PUBLISHED
     published = pd.read_csv(file) if file.exists() else None
-    summary = summarize(scores[scores["variant"] == ""])
+    summary = summary[summary["method"].isin(list(METHODS))]  # variants have tables of their own
     write_csv(out / "table1.csv", summary.round(4))
     return [
-        _write(out / "table1.md", table1_markdown(scores, published)),
-        _write(out / "table1.tex", table1_latex(scores, published)),
+        _write(out / "table1.md", table1_markdown(scores, summary, published)),
+        _write(out / "table1.tex", table1_latex(summary, published)),
         out / "table1.csv",
     ]
 

@@ -329,10 +329,15 @@ def published_block(published: pd.DataFrame) -> tuple[list[str], list[list[str]]
     return ["dataset", *methods], rows
 
 
-def table1_markdown(scores: pd.DataFrame, published: pd.DataFrame | None) -> str:
-    """Table 1: ours (last, then best), the aggregates, what they mean, and published numbers."""
+def table1_markdown(
+    scores: pd.DataFrame, summary: pd.DataFrame, published: pd.DataFrame | None
+) -> str:
+    """Table 1: ours (last, then best), the aggregates, what they mean, and published numbers.
+
+    Args:
+        summary: of these scores, by :func:`summarize`.
+    """
     plain = scores[scores["variant"] == ""]
-    summary = summarize(plain)
     tasks = list(dict.fromkeys(plain["task"]))
     parts = [
         "# Table 1",
@@ -363,13 +368,12 @@ def table1_markdown(scores: pd.DataFrame, published: pd.DataFrame | None) -> str
     return "\n\n".join(parts) + "\n"
 
 
-def table1_latex(scores: pd.DataFrame, published: pd.DataFrame | None) -> str:
+def table1_latex(summary: pd.DataFrame, published: pd.DataFrame | None) -> str:
     """Table 1 in LaTeX (booktabs): ours, then published numbers in a table of their own."""
-    plain = scores[scores["variant"] == ""]
     blocks = [
         (
             "Last checkpoint, mean over seeds with 95\\,\\% bootstrap interval. Our own datasets.",
-            table1_rows(summarize(plain)),
+            table1_rows(summary),
         )
     ]
     if published is not None:

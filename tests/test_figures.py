@@ -12,8 +12,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from ipd_lite import paper_plots, plots
-from ipd_lite.figures import AUGMENTATIONS, TARGETED, paper_figures, redraw
+from ipd_lite.figures import AUGMENTATIONS, TARGETED, paper_figures, redraw, table1
 from ipd_lite.mazes import geometry
+from ipd_lite.tables import summarize
 from tests.test_tables import MAZES, scores
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -150,6 +151,14 @@ def test_profiles_and_costs() -> None:
     figure = paper_plots.costs(table)
     assert len(figure.axes) == 2 and marks(figure, 0) == 4
     assert len(paper_plots.costs(table.assign(process_mb=np.nan)).axes) == 1
+
+
+def test_variants_stay_out_of_table_1(tmp_path: Path) -> None:
+    table = pd.concat([scores(MAZES, {"ipd": 20}), scores(MAZES, {"ipd": 3}, variant="short")])
+    paths = table1(table, summarize(table), tmp_path, tmp_path)
+    assert len(paths) == 3
+    for path in paths:
+        assert "ipd" in path.read_text() and "short" not in path.read_text(), path.name
 
 
 def test_figures_appear_with_their_data(tmp_path: Path) -> None:
