@@ -22,6 +22,7 @@ from ipd_lite.runs import load_tensors, write_atomically, write_csv
 from ipd_lite.tables import (
     PUBLISHED,
     TABLE_METHODS,
+    alphas,
     amounts,
     explain,
     format_table,
@@ -38,6 +39,7 @@ AUGMENTATIONS = {
     "ipd-noaug": "none", "ipd-random": "random\nactions", "ipd-greedy": "greedy Q",
     "ipd-nogate": "MPC,\nno gate", "ipd": "MPC\n(IPD)",
 }  # fmt: skip
+WEIGHTED = {"ipd": "IPD", "ipd-noaug": "IPD without imagined data"}
 TARGETED = {"ipd-rtg": "IPD, hand-set target", "qt": "QT", "dt": "Decision Transformer"}
 
 
@@ -92,7 +94,7 @@ def table1(scores: pd.DataFrame, summary: pd.DataFrame, data: Path, out: Path) -
 
 
 def paper_figures(scores: pd.DataFrame, data: Path) -> Iterator[tuple[str, Figure]]:
-    """Figures 1 and 3 to 8 by file name, those whose results exist."""
+    """Figures 1 and 3 to 9 by file name, those whose results exist."""
     plain = scores[(scores["variant"] == "") & (scores["checkpoint"] == "last")]
     if (data / "inside.safetensors").exists():
         yield from _figures_of_one_run(data / "inside.safetensors")
@@ -118,6 +120,9 @@ def paper_figures(scores: pd.DataFrame, data: Path) -> Iterator[tuple[str, Figur
         # A stage that several methods share is one cost.
         once = costs.drop_duplicates(["task", "seed", "stage", "seconds"])
         yield "figure8-cost", paper_plots.costs(once)
+    weighted = alphas(scores)
+    if weighted["alpha"].nunique() > 1:
+        yield "figure9-alpha", paper_plots.alpha_curve(weighted, WEIGHTED)
 
 
 def _profiles(

@@ -1,4 +1,4 @@
-"""The paper's figures 1 and 3 to 8: frames and arrays in, figures out. No training code, no torch.
+"""The paper's figures 1 and 3 to 9: frames and arrays in, figures out. No training code, no torch.
 
 Sizes are those of print: one column (3.5 inches) or a page's two, letters of 6.5 points and more.
 Every seed is a mark of its own; series differ in colour, marker and line.
@@ -227,6 +227,35 @@ def amount_curve(found: pd.DataFrame) -> Figure:
     ax.set_xticks(range(len(present)), [names.get(a, f"{a:g}") for a in present])
     ax.set(xlabel="imagined data, in multiples of the default", ylabel="score, last checkpoint")
     ax.legend(fontsize=6.5)
+    return figure
+
+
+def alpha_curve(found: pd.DataFrame, names: Mapping[str, str]) -> Figure:
+    """Figure 9: score over alpha, the weight of Q in the loss, with and without imagined data.
+
+    Args:
+        found: columns task, method, seed, alpha, score. names: method -> its name in the figure.
+    """
+    tasks = list(dict.fromkeys(found["task"]))
+    figure, axes = plt.subplots(
+        1, len(tasks), figsize=(max(COLUMN, 2.6 * len(tasks)), 2.7), squeeze=False
+    )
+    for ax, task in zip(axes[0], tasks, strict=True):
+        here = found[found["task"] == task]
+        present = sorted(set(here["alpha"]))
+        for index, method in enumerate([m for m in names if (here["method"] == m).any()]):
+            chosen = here[here["method"] == method]
+            x = chosen["alpha"].map(present.index) + 0.08 * (2 * index - 1)
+            ax.plot(x, chosen["score"], MARKERS[index], ms=3.5, alpha=0.55, mew=0,
+                    color=PALETTE[index])  # fmt: skip
+            means = chosen.groupby("alpha")["score"].mean()
+            ax.plot([present.index(a) for a in means.index], means.to_numpy(), ls=LINES[index],
+                    color=PALETTE[index], label=names[method])  # fmt: skip
+        ax.set_xticks(range(len(present)), [f"{a:g}" for a in present])
+        ax.set(xlabel="alpha (0 = no Q term)", title=task)
+        ax.title.set_fontsize(8)
+    axes[0, 0].set_ylabel("score, last checkpoint")
+    axes[0, 0].legend(fontsize=6.5, loc="lower right")
     return figure
 
 

@@ -422,7 +422,17 @@ def amounts(scores: pd.DataFrame) -> pd.DataFrame:
 
 def targets(scores: pd.DataFrame) -> pd.DataFrame:
     """Last scores of hand-set targets: columns task, method, seed, level, score."""
+    return _over_variants(scores, "target_level").rename(columns={"target_level": "level"})
+
+
+def alphas(scores: pd.DataFrame) -> pd.DataFrame:
+    """Last scores over the weight of Q: columns task, method, seed, alpha, score."""
+    return _over_variants(scores, "alpha")
+
+
+def _over_variants(scores: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Last scores of the variants "name=NUMBER": columns task, method, seed, name, score."""
     last = scores[scores["checkpoint"] == "last"]
-    level = last["variant"].str.extract(r"^target_level=([\d.]+)$")[0].astype(float)
-    chosen = last.assign(level=level)[level.notna()]
-    return chosen[["task", "method", "seed", "level", "score"]]
+    number = last["variant"].str.extract(rf"^{name}=([\d.]+)$")[0].astype(float)
+    chosen = last.assign(**{name: number})[number.notna()]
+    return chosen[["task", "method", "seed", name, "score"]]

@@ -12,7 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from ipd_lite import paper_plots, plots
-from ipd_lite.figures import AUGMENTATIONS, TARGETED, paper_figures, redraw, table1
+from ipd_lite.figures import AUGMENTATIONS, TARGETED, WEIGHTED, paper_figures, redraw, table1
 from ipd_lite.mazes import geometry
 from ipd_lite.tables import summarize
 from tests.test_tables import MAZES, scores
@@ -110,6 +110,19 @@ def test_amounts_are_in_order_and_every_seed_is_there() -> None:
     np.testing.assert_allclose(means, [1.0, 2.25, 11.0, 41.0])  # type: ignore[arg-type]
 
 
+def test_alphas_show_every_seed_with_and_without_imagined_data() -> None:
+    found = pd.DataFrame(
+        [{"task": t, "method": m, "seed": s, "alpha": a, "score": 10 * a + s}
+         for t in MAZES for m in WEIGHTED for s in range(3) for a in (3.0, 0.0, 0.3)]
+    )  # fmt: skip
+    figure = paper_plots.alpha_curve(found, WEIGHTED)
+    assert marks(figure, 0) == marks(figure, 1) == 2 * 3 * 3
+    labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert labels == ["0", "0.3", "3"]
+    np.testing.assert_allclose(figure.axes[0].lines[1].get_ydata(), [1.0, 4.0, 31.0])  # type: ignore[arg-type]
+    assert smallest_text(figure) >= 6
+
+
 def test_uncertainty_panels_count_what_the_gate_rejects() -> None:
     doubt, on_data = np.linspace(0.1, 2.0, 40), np.arange(40) < 20
     figure = paper_plots.uncertainty_panels(
@@ -168,11 +181,14 @@ def test_figures_appear_with_their_data(tmp_path: Path) -> None:
         [
             scores(MAZES, {"iql": 0, "ipd-noaug": 1, "ipd-x2": 3, "ipd": 2}),
             scores(MAZES, {"ipd-rtg": 0}, variant="target_level=0.25"),
+            scores(MAZES, {"ipd": 0}, variant="alpha=0.3"),
+            scores(MAZES, {"ipd": 0}, variant="alpha=3.0"),
         ]
     )
     costs = pd.DataFrame([{"seed": 0, "stage": "values", "seconds": 2.0, "process_mb": 300.0}])
     costs.to_csv(tmp_path / "costs-pointmaze-umaze.csv", index=False)
     names = [name for name, _ in paper_figures(table, tmp_path)]
     assert names == [
-        "figure3-ablation", "figure4-targets", "figure5-amount", "figure7-profile", "figure8-cost"
+        "figure3-ablation", "figure4-targets", "figure5-amount", "figure7-profile", "figure8-cost",
+        "figure9-alpha",
     ]  # fmt: skip
