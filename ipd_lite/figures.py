@@ -25,6 +25,8 @@ from ipd_lite.tables import (
     alphas,
     amounts,
     explain,
+    family,
+    format_compact,
     format_table,
     last_scores,
     performance_profile,
@@ -67,6 +69,8 @@ def redraw(data: Path, out: Path) -> list[Path]:
             f"{format_table(summary[summary['task'] == task])}\n\n{explain([str(task)], group)}\n"
         )
         paths.append(_write(out / f"scores-{task}.md", text))
+    mazes = summary[summary["task"].map(family) == "mazes"]
+    paths.append(_write(out / "mazes.md", format_compact(mazes) + "\n"))
     paths += table1(scores, summary, data, out)
     for name, figure in paper_figures(scores, data):
         for suffix in SUFFIXES:

@@ -280,9 +280,10 @@ def return_histograms(table: pd.DataFrame, columns: int = 4) -> Figure:
             color=SKY, edgecolor=BLUE, linewidth=0.3,
         )  # fmt: skip
         ax.axvline(first["mean"], color=VERMILION, ls="--", lw=1.2)
+        ax.set(yscale="log", ylim=(0.7, None))  # a single good episode stays visible
         ax.set_title(f"{name}\n{first['source']}, {first['transitions']:,} steps", fontsize=8)
     figure.supxlabel("undiscounted return of a recorded episode (dashed: mean)")
-    figure.supylabel("episodes")
+    figure.supylabel("episodes (logarithmic)")
     return figure
 
 

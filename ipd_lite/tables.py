@@ -250,6 +250,26 @@ def format_table(summary: pd.DataFrame) -> str:
     )  # fmt: skip
 
 
+def format_compact(summary: pd.DataFrame) -> str:
+    """Methods x tasks: mean last score with its interval, and the paired difference of IPD to the
+    method (the README's table)."""
+    tasks = list(dict.fromkeys(summary["task"]))
+    indexed = summary.set_index(["task", "method"])
+    rows = []
+    for method in [m for m in METHODS if (summary["method"] == m).any()]:
+        cells = [method]
+        for task in tasks:
+            if (task, method) not in indexed.index:
+                cells += ["", ""]
+                continue
+            row = indexed.loc[(task, method)]
+            minus = [row.get(f"ipd_minus{end}", np.nan) for end in ("", "_low", "_high")]
+            cells += [cell(row["score_last"], row["low"], row["high"]), cell(*minus, form="+.1f")]
+        rows.append(cells)
+    header = [title for task in tasks for title in (task, "IPD minus it")]
+    return markdown(["method", *header], rows)
+
+
 def format_aggregate(found: pd.DataFrame) -> str:
     """The aggregate as a Markdown table."""
     rows = []
