@@ -1,9 +1,9 @@
 """`ipd-lite figures`: every figure and table again, from committed result files alone.
 
-Result files in `figures/data`: scores-TASK.csv, inside-TASK.csv and costs-TASK.csv (written by
-`ipd-lite sweep`), inside.safetensors (the arrays of one maze run, written by `ipd-lite demo`),
-returns.csv (every task's data, written by `ipd-lite survey`) and published-d4rl.csv (other people's
-numbers). What has no data yet is not drawn.
+Result files in `figures/data`: scores-TASK.csv, inside-TASK.csv, costs-TASK.csv and
+inside.safetensors, the arrays of one maze run (all written by `ipd-lite sweep`), returns.csv (every
+task's data, written by `ipd-lite survey`) and published-d4rl.csv (other people's numbers). What has
+no data yet is not drawn.
 """
 
 from __future__ import annotations

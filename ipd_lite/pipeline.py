@@ -840,17 +840,23 @@ def evaluate_again(
             "as `ipd-lite run` leaves them in runs/TASK/METHOD/seed-N"
         )
     identity = json.loads((folder / "config.json").read_text())
-    config: Config = from_dict(Config, identity["config"])
-    config = replace(config, evaluation=replace(config.evaluation, episodes=episodes))
-    opened = identity.get("opened")
-    task = open_task(**opened) if opened else get_task(identity["task"])
-    method = get_method(identity["method"])
-    out = folder.parents[2]
-    pipeline = Pipeline(
-        task, identity["seed"], config, out, choose_device(device), progress, read_only=True
-    )
+    pipeline = reopen(folder, device=device, progress=progress)
+    config = pipeline.config
+    pipeline.config = replace(config, evaluation=replace(config.evaluation, episodes=episodes))
+    task, method = pipeline.task, get_method(identity["method"])
     rollouts = _rollouts(pipeline, method.evaluate(pipeline))
     return _score_rows(identity, task, rollouts, sum(pipeline.seconds.values()))
+
+
+def reopen(folder: Path, *, device: str = "auto", progress: bool = False) -> Pipeline:
+    """The stages of a run from its folder, as they were trained; nothing is trained anew."""
+    identity = json.loads((folder / "config.json").read_text())
+    config: Config = from_dict(Config, identity["config"])
+    task = open_task(**identity.get("opened", {"task": identity["task"]}))
+    where = choose_device(device)
+    return Pipeline(
+        task, identity["seed"], config, folder.parents[2], where, progress, read_only=True
+    )
 
 
 def recorded_episodes(data: OfflineDataset) -> Rollouts:

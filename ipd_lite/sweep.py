@@ -31,21 +31,22 @@ from ipd_lite.collect import collect_missing
 from ipd_lite.config import PRESETS, Config, as_dict, override
 from ipd_lite.own_data import open_task
 from ipd_lite.pipeline import (
-    Pipeline,
-    choose_device,
     get_method,
     label_of,
+    reopen,
     run,
     run_folder,
     same_run,
 )
-from ipd_lite.report import inside_numbers
-from ipd_lite.runs import in_use, write_csv, write_json
+from ipd_lite.report import inside_arrays, inside_numbers
+from ipd_lite.runs import in_use, save_tensors, write_csv, write_json
 from ipd_lite.tables import gather_scores
 from ipd_lite.tasks import MazeRecipe, Task, get_task
 
 INSIDE_METHODS = ("ipd", "ipd-greedy", "ipd-random", "ipd-nogate")
 """Methods whose imagined plans are replayed in the simulator (mazes only)."""
+SHOWN = ("pointmaze-medium-slow", "ipd", 0)
+"""Task, method and seed of the run that the figures look into."""
 
 
 @dataclass(frozen=True)
@@ -403,7 +404,7 @@ def write_results(
 
     Per task: scores-<task>.csv (with the source of each run's data), costs-<task>.csv (seconds and
     memory per stage), and for mazes inside-<task>.csv (diagnostics and replayed plans of every
-    seed).
+    seed). Once: inside.safetensors, the arrays of the run that the figures show (`SHOWN`).
     """
     names = list(dict.fromkeys(unit.task for unit in units))
     try:
@@ -419,11 +420,12 @@ def write_results(
         scores = scores.assign(source=sources)
         tables = {"scores": scores, "costs": gather_costs(out, name)}
         if isinstance(get_task(name).recipe, MazeRecipe):
-            mine = [
-                u for u in units
-                if u.task == name and u.label in INSIDE_METHODS and u.done(out)
-            ]  # fmt: skip
-            rows = Parallel(n_jobs=workers)(delayed(_inside)(u, out, device) for u in mine)
+            folders = [
+                run_folder(out, name, row["method"], row["seed"])
+                for row in scores[scores["checkpoint"] == "last"].to_dict("records")
+                if row["method"] in INSIDE_METHODS and not row["variant"]
+            ]
+            rows = Parallel(n_jobs=workers)(delayed(_inside)(f, device) for f in folders)
             tables["inside"] = pd.DataFrame([row for row in rows if row])
         for kind, table in tables.items():
             if not len(table):
@@ -432,6 +434,10 @@ def write_results(
             _warn_of_fewer_rows(path, table)
             write_csv(path, table)
             paths.append(path)
+    if SHOWN[0] in names and (run_folder(out, *SHOWN) / "scores.csv").exists():
+        arrays = inside_arrays(reopen(run_folder(out, *SHOWN), device=device))
+        save_tensors(results / "inside.safetensors", arrays)
+        paths.append(results / "inside.safetensors")
     return paths
 
 
@@ -443,18 +449,16 @@ def _warn_of_fewer_rows(path: Path, table: pd.DataFrame) -> None:
         )
 
 
-def _inside(unit: Unit, out: Path, device: str) -> dict[str, Any]:
+def _inside(folder: Path, device: str) -> dict[str, Any]:
     """One row of inside-<task>.csv, computed once per run and kept beside it."""
     torch.set_num_threads(1)
-    file = unit.folder(out) / "inside.json"
+    file = folder / "inside.json"
     if not file.exists():
-        config = get_method(unit.method).configure(unit.config)
-        pipeline = Pipeline(
-            unit.open(), unit.seed, config, out, choose_device(device), read_only=True
-        )
+        pipeline = reopen(folder, device=device)
         if not len(pipeline.continuations):
             return {}
-        write_json(file, {"method": unit.method, **inside_numbers(pipeline)})
+        method = json.loads((folder / "config.json").read_text())["method"]
+        write_json(file, {"method": method, **inside_numbers(pipeline)})
     row: dict[str, Any] = json.loads(file.read_text())
     return row
 

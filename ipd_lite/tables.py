@@ -263,8 +263,9 @@ def format_compact(summary: pd.DataFrame) -> str:
                 cells += ["", ""]
                 continue
             row = indexed.loc[(task, method)]
-            minus = [row.get(f"ipd_minus{end}", np.nan) for end in ("", "_low", "_high")]
-            cells += [cell(row["score_last"], row["low"], row["high"]), cell(*minus, form="+.1f")]
+            minus, low, high = (row.get(f"ipd_minus{end}", np.nan) for end in ("", "_low", "_high"))
+            cells.append(cell(row["score_last"], row["low"], row["high"]))
+            cells.append(cell(minus, low, high, "+.1f"))
         rows.append(cells)
     header = [title for task in tasks for title in (task, "IPD minus it")]
     return markdown(["method", *header], rows)

@@ -23,7 +23,7 @@ from ipd_lite.config import Config, override
 from ipd_lite.data import DataError, local_path, save_minari
 from ipd_lite.own_data import open_task
 from ipd_lite.pipeline import run
-from ipd_lite.runs import Stage, exclusive
+from ipd_lite.runs import Stage, exclusive, load_tensors
 from ipd_lite.sweep import Block, Spec, Unit, expand, interleave, read_spec, run_units, status
 from ipd_lite.tables import explain
 from tests.recorded import TASK, smoke, umaze_data
@@ -424,7 +424,9 @@ def test_record_holds_everything_about_a_unit(local: Path) -> None:
     assert set(record["seconds"]) == {"values", "evaluation"} == set(record["memory"])
 
 
-def test_imagination_is_recorded_with_threshold_and_horizon(tmp_path: Path) -> None:
+def test_imagination_is_recorded_with_threshold_and_horizon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run(TASK, "ipd", 0, smoke(), out=tmp_path, device="cpu")
     unit = Unit(TASK, "ipd", 0, smoke())
     record = json.loads((unit.folder(tmp_path) / "record.json").read_text())
@@ -441,6 +443,13 @@ def test_imagination_is_recorded_with_threshold_and_horizon(tmp_path: Path) -> N
     inside = pd.read_csv(paths[2])
     assert inside["method"].tolist() == ["ipd"]
     assert inside["accepted"].tolist() == [book["accepted"]]
+    # A later slice without this run leaves its row where it is, and the shown run has its arrays.
+    monkeypatch.setattr(sweep, "SHOWN", (TASK, "ipd", 0))
+    later = [Unit(TASK, "bc", 0, smoke())]
+    paths = sweep.write_results(later, tmp_path, tmp_path / "data", workers=1, device="cpu")
+    assert pd.read_csv(paths[2]).equals(inside)
+    arrays, _ = load_tensors(paths[3])
+    assert float(arrays["model/threshold"]) == pytest.approx(book["threshold"])
 
 
 def test_command_line_from_the_spec_to_the_results(
