@@ -190,6 +190,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit status (0 fine, 1 failed, 130 interrupted)."""
     arguments = sys.argv[1:] if arguments is None else arguments
     warnings.filterwarnings("ignore", module="gymnasium|minari")
+    warnings.formatwarning = _warning
     try:
         command = _parse(arguments)
         _COMMANDS[type(command)](command)
@@ -203,6 +204,18 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"ipd-lite: {text or type(error).__name__}", file=sys.stderr)
         return 1
     return 0
+
+
+def _warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    """Our own warnings speak about data: where in the code they arise helps nobody."""
+    kind = "warning" if category is UserWarning else category.__name__
+    return f"ipd-lite: {kind}: {message}\n"
 
 
 def _parse(arguments: list[str]) -> Any:
@@ -333,6 +346,10 @@ def _report(task: Task, data: OfflineDataset) -> None:
     )
 
 
+TASKS_WIDTH = 100
+"""Columns that `ipd-lite tasks` needs at least."""
+
+
 def _tasks(command: Tasks) -> None:
     from rich.box import HORIZONTALS
     from rich.console import Console
@@ -348,11 +365,13 @@ def _tasks(command: Tasks) -> None:
     if not rows:
         raise ValueError(f"no task begins with {' or '.join(command.names)}; see `ipd-lite tasks`")
     table = Table(*rows[0], box=HORIZONTALS, show_lines=True, padding=(0, 1, 0, 0))
-    for column, least in zip(table.columns, (23, 21, 8, 9, 34, 9), strict=True):
+    for column, least in zip(table.columns, (30, 37, 16, 9), strict=True):
         column.overflow, column.min_width = "fold", least
     for row in rows:
         table.add_row(*row.values())
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    # Narrower than this, a column would be cut off: then the terminal may break the lines.
+    width = max(TASKS_WIDTH, Console().width) if sys.stdout.isatty() else 120
+    Console(width=width).print(table)
 
 
 def _methods(command: Methods) -> None:

@@ -504,10 +504,10 @@ def describe(task: Task) -> dict[str, str]:
     remote = task.remote_dataset or (task.file and Path(task.file).name) or "-"
     command = task.command.replace(task.file, "FILE_OR_URL") if task.file else task.command
     return {
-        "task": task.name,
-        "environment\nterminates": f"{task.environment}\n{task.termination}",
-        "discount\nhorizon": f"{task.discount:g}\n{task.horizon}",
-        "score 0\nscore 100": f"{task.reference_min:.6g}\n{task.reference_max:.6g}",
+        "task\nenvironment\nterminates": f"{task.name}\n{task.environment}\n{task.termination}",
         "dataset: remote\ndataset: local\nhow to get it": f"{remote}\n{task.dataset}\n{command}",
+        "discount/horizon\nscore 0\nscore 100": (
+            f"{task.discount:g}/{task.horizon}\n{task.reference_min:.6g}\n{task.reference_max:.6g}"
+        ),
         "size\nhere?": f"{size(task)}\n{here}",
     }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 import tomllib
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -152,6 +154,28 @@ def test_evaluate_takes_the_folder_of_a_run(
 
 
 # -- the other commands ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("columns", [60, 100, 160])
+def test_tasks_fits_a_terminal_and_breaks_no_name(
+    columns: int,
+    datasets: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert main(["tasks"]) == 0
+    printed = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    lines = printed.splitlines()
+    assert max(map(len, lines)) <= max(columns, 100)
+    assert sum(line.rstrip().endswith(" no") for line in lines) == len(TASKS)
+    words = printed.split()
+    for task in TASKS.values():
+        for name in (task.name, task.environment, task.dataset, *task.command.split()[:2]):
+            assert name in words, name
+        assert f"{task.discount:g}/{task.horizon}" in words
+        assert f"{task.reference_min:.6g}" in words and f"{task.reference_max:.6g}" in words
 
 
 def test_tasks_says_which_data_is_here(datasets: Path, capsys: pytest.CaptureFixture[str]) -> None:
