@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
-import shutil
+import re
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import gymnasium as gym
+import h5py
 import minari
 import numpy as np
 import torch
@@ -29,11 +31,20 @@ from minari.dataset.minari_dataset import MinariDataset
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ipd_lite.tasks import Task, size
+from ipd_lite.tasks import TASKS, Task, size
 
 
 class DataError(ValueError):
     """Data that cannot be used; the message names dataset, episode, field and remedy."""
+
+
+def one_line(error: BaseException) -> str:
+    """What an exception says, without line breaks."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+MAIN_FILE = "main_data.hdf5"
+"""Where Minari keeps a dataset's arrays."""
 
 
 class Batch(NamedTuple):
@@ -256,13 +267,13 @@ def from_episodes(
     Actions must lie in [-1, 1]; those outside are clipped with a warning that counts them.
 
     Raises:
-        DataError: no episodes, or an episode with a wrong shape or a non-finite number.
+        DataError: no episodes, an episode whose shapes or number types are not those of the first
+            one, whole-numbered actions, or a number that is not finite.
     """
     if not episodes:
         raise DataError(f"{name}: the dataset has no episodes; check the path or collect it again")
-    width, action_width = episodes[0].observations.shape[-1:], episodes[0].actions.shape[-1:]
     for number, episode in enumerate(episodes):
-        _check_episode(episode, f"{name}, episode {number}", width, action_width)
+        _check_episode(episode, f"{name}, episode {number}", episodes[0])
     actions = np.concatenate([e.actions for e in episodes]).astype(np.float32)
     outside = int((np.abs(actions) > 1 + 1e-6).sum())
     if outside:
@@ -316,7 +327,7 @@ def from_arrays(
             truncated: (N,).
 
     Raises:
-        DataError: no rows, shapes that do not fit, or a number that is not finite.
+        DataError: no rows, shapes or types that do not fit, or a number that is not finite.
     """
     episodes = split_transitions(
         observations, actions, rewards, next_observations, terminated, truncated, name
@@ -342,20 +353,22 @@ def split_transitions(
         "terminated": terminated,
         "truncated": np.zeros(len(rewards), bool) if truncated is None else truncated,
     }
-    arrays = {field: np.asarray(value) for field, value in fields.items()}
+    arrays = {field: _array(value, f"{name}: {field}") for field, value in fields.items()}
     steps = len(arrays["rewards"])
     if steps == 0:
         raise DataError(f"{name}: there are no transitions; check where the file comes from")
     for field, array in arrays.items():
         wanted = 2 if field in ("observations", "next_observations", "actions") else 1
         if array.ndim != wanted or len(array) != steps:
-            shape = f"({steps}, ...)" if wanted == 2 else f"({steps},)"
+            shape = f"({steps}, width)" if wanted == 2 else f"({steps},)"
             raise DataError(f"{name}: {field} has shape {array.shape}, expected {shape}")
     before, after = arrays["observations"], arrays["next_observations"]
-    if before.shape != after.shape:
-        raise DataError(
-            f"{name}: next_observations has shape {after.shape}, observations {before.shape}"
-        )
+    # Rounded in only one of them, every row would seem to begin a new episode.
+    for what, one, other in (
+        ("shape", before.shape, after.shape), ("type", before.dtype, after.dtype)
+    ):  # fmt: skip
+        if one != other:
+            raise DataError(f"{name}: next_observations has {what} {other}, observations {one}")
     over = arrays["terminated"].astype(bool)
     jump = (before[1:] != after[:-1]).any(1)
     last = over | arrays["truncated"].astype(bool) | np.append(jump, True)
@@ -372,29 +385,57 @@ def split_transitions(
     ]
 
 
-def _check_episode(
-    episode: Episode, where: str, width: tuple[int, ...], action_width: tuple[int, ...]
-) -> None:
-    steps = len(episode.rewards)
+def _array(values: Any, where: str) -> NDArray[Any]:
+    """`values` as one array.
+
+    Raises:
+        DataError: rows of different lengths.
+    """
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise DataError(f"{where} is no array of numbers ({one_line(error)})") from error
+
+
+def _check_episode(episode: Episode, where: str, first: Episode) -> None:
+    """One episode by itself and against the first one of its dataset."""
+    # Where the lengths disagree, the field to name is the one that stands alone.
+    steps = sorted([len(episode.observations) - 1, len(episode.actions), len(episode.rewards)])[1]
     if steps == 0:
         raise DataError(f"{where}: no steps; remove the episode")
     expected = {
-        "observations": (episode.observations, (steps + 1, *width)),
-        "actions": (episode.actions, (steps, *action_width)),
-        "rewards": (episode.rewards, (steps,)),
+        "observations": (steps + 1, *first.observations.shape[-1:]),
+        "actions": (steps, *first.actions.shape[-1:]),
+        "rewards": (steps,),
     }
     if episode.imagined is not None:
-        expected["imagined"] = (episode.imagined, (steps,))
-    for field, (array, shape) in expected.items():
+        expected["imagined"] = (steps,)
+    for field, shape in expected.items():
+        array, model = getattr(episode, field), getattr(first, field)
         if array.dtype.kind not in "fiub":
             raise DataError(f"{where}: {field} has type {array.dtype}, expected real numbers")
         if array.shape != shape:
             raise DataError(f"{where}: {field} has shape {array.shape}, expected {shape}")
+        if model is not None:
+            _check_type(array.dtype, model.dtype, f"{where}: {field}")
         # Numbers that float32 cannot hold count as infinite, which is what they would become.
         finite = np.abs(array, dtype=np.float64) <= np.finfo(np.float32).max
         if not finite.all():
             step = int(np.argwhere(~finite)[0][0])
             raise DataError(f"{where}: {field} is not finite at step {step}; repair or drop it")
+    if episode.actions.dtype.kind != "f":
+        raise DataError(
+            f"{where}: actions has type {episode.actions.dtype}, expected floating-point numbers; "
+            "discrete actions are not supported"
+        )
+
+
+def _check_type(found: np.dtype[Any], first: np.dtype[Any], what: str) -> None:
+    """Episodes of several programs, or with several roundings, do not belong together unnoticed."""
+    if found != first:
+        raise DataError(
+            f"{what} has type {found}, episode 0 has {first}; write all episodes with one type"
+        )
 
 
 def local_path(dataset: str | os.PathLike[str]) -> Path:
@@ -417,35 +458,122 @@ def load_minari(
         DataError: missing, unreadable or incomplete; discrete actions; images; bad numbers.
     """
     path = local_path(dataset)
-    if not path.is_dir():
-        raise DataError(
-            f"dataset {dataset} is not on this machine (looked in {path}); collect it with "
-            "`ipd-lite collect TASK` or fetch it with `minari download ID`"
-        )
+    read_metadata(dataset)
     try:
         stored = MinariDataset(str(path))
         action_space = _box(stored.action_space, f"{dataset}: action space")
-        _check_space(stored.observation_space, f"{dataset}: observation space")
-        episodes = [
-            _read_episode(
-                episode, stored.observation_space, action_space, f"{dataset}, episode {number}"
+        if action_space.dtype is not None and action_space.dtype.kind != "f":
+            raise DataError(
+                f"{dataset}: action space is {action_space}, expected real numbers; discrete "
+                "actions are not supported"
             )
-            for number, episode in enumerate(stored.iterate_episodes())
-        ]
+        _check_space(stored.observation_space, f"{dataset}: observation space")
+        if (file := path / MAIN_FILE).exists():
+            h5py.File(file).close()  # damage to the file as a whole belongs to no episode
     except DataError:
         raise
     except Exception as error:  # whatever HDF5, JSON and Minari make of a damaged file
+        raise _unreadable(str(dataset), error) from error
+    episodes: list[Episode] = []
+    types: dict[str, np.dtype[Any]] = {}
+    for where, episode in _stored_episodes(stored, str(dataset)):
+        found = _types(episode)
+        for field, kind in found.items():
+            _check_type(kind, types.setdefault(field, kind), f"{where}: {field}")
+        try:
+            episodes.append(_read_episode(episode, stored.observation_space, action_space, where))
+        except DataError:
+            raise
+        except Exception as error:
+            raise _unreadable(where, error) from error
+    data = from_episodes(episodes, str(dataset), device)
+    if (data.episodes, len(data)) != (stored.total_episodes, stored.total_steps):
         raise DataError(
-            f"{dataset}: cannot be read as a Minari dataset ({error}); delete {path.parent} and "
-            "collect or download it again"
-        ) from error
-    total = sum(len(e.rewards) for e in episodes)
-    if len(episodes) != stored.total_episodes or total != stored.total_steps:
-        raise DataError(
-            f"{dataset}: holds {len(episodes)} episodes and {total} steps, its metadata says "
+            f"{dataset}: holds {data.episodes} episodes and {len(data)} steps, its metadata says "
             f"{stored.total_episodes} and {stored.total_steps}; collect or download it again"
         )
-    return from_episodes(episodes, str(dataset), device)
+    return data
+
+
+def _unreadable(where: str, error: Exception) -> DataError:
+    """The error for whatever HDF5, JSON and Minari make of a damaged file."""
+    return DataError(
+        f"{where}: cannot be read as a Minari dataset ({one_line(error)}); collect, copy or "
+        "download it again"
+    )
+
+
+def read_metadata(dataset: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a Minari dataset says about itself; its id is the folder's name if it has none.
+
+    Raises:
+        DataError: there is no such dataset, or its metadata cannot be read.
+    """
+    folder = local_path(dataset).resolve()
+    if not folder.is_dir():
+        raise DataError(_not_here(dataset))
+    try:
+        found = json.loads((folder / "metadata.json").read_text())
+        if not isinstance(found, dict):
+            raise ValueError(f"metadata.json holds a {type(found).__name__}, expected a dictionary")
+    except (OSError, ValueError) as error:
+        raise _unreadable(str(dataset), error) from error
+    name = folder.parent.name if folder.name == "data" else folder.name
+    return {"dataset_id": name, **found}
+
+
+def _not_here(dataset: str | os.PathLike[str]) -> str:
+    """One line about a dataset that is not on this machine."""
+    text = str(dataset)
+    for task in TASKS.values():
+        if text == task.dataset:
+            return missing(task)
+    if text in TASKS:
+        return f"{text} is a task, not a dataset: use `--task {text}`"
+    if Path(text).is_file():
+        return (
+            f"{text} is a file, expected the id or the folder of a Minari dataset; `ipd-lite "
+            "import-d4rl FILE --task TASK` reads D4RL's files"
+        )
+    where = f"dataset {text} is not on this machine (looked in {local_path(dataset)})"
+    if not re.fullmatch(r"\w[\w/.-]*-v\d+", text):
+        return f"{where}; check the path"
+    return (
+        f"{where}; `minari download {text}` fetches it if Minari's server has it (its size is "
+        "unknown here), `--task pointmaze-medium` needs no download"
+    )
+
+
+def _stored_episodes(stored: MinariDataset, name: str) -> Iterator[tuple[str, Any]]:
+    """(place for messages, episode) of every stored episode.
+
+    Raises:
+        DataError: one cannot be read; the message says which.
+    """
+    episodes = stored.iterate_episodes()
+    for number in itertools.count():
+        where = f"{name}, episode {number}"
+        try:
+            episode = next(episodes, None)
+        except Exception as error:
+            raise _unreadable(where, error) from error
+        if episode is None:
+            return
+        yield where, episode
+
+
+def _types(episode: Any) -> dict[str, np.dtype[Any]]:
+    """Number type of every array of a stored episode, those inside Dict observations included."""
+
+    def inside(value: Any, name: str) -> Iterator[tuple[str, np.dtype[Any]]]:
+        if isinstance(value, dict):
+            for key, part in value.items():
+                yield from inside(part, f"{name}[{key!r}]")
+        else:
+            yield name, np.asarray(value).dtype
+
+    fields = ("observations", "actions", "rewards")
+    return dict(pair for field in fields for pair in inside(getattr(episode, field), field))
 
 
 def _box(space: gym.Space[Any], what: str) -> gym.spaces.Box:
@@ -467,9 +595,11 @@ def _read_episode(
     stored: Any, observation_space: gym.Space[Any], action_space: gym.spaces.Box, where: str
 ) -> Episode:
     """One stored episode; it may say that it is over only at its last step."""
-    actions = to_unit_range(np.asarray(stored.actions), action_space)
     infos = stored.infos or {}
-    steps = len(stored.rewards)
+    actions = np.asarray(stored.actions)
+    steps = sorted([len(actions), len(stored.rewards), len(stored.terminations)])[1]
+    # Rescaling by bounds of another width would repeat the numbers instead of failing.
+    _check_shape(actions, (steps, *action_space.shape), f"{where}: actions")
     for field in ("terminations", "truncations"):
         flags = np.asarray(getattr(stored, field))
         if flags.shape != (steps,):
@@ -480,8 +610,10 @@ def _read_episode(
                 "last one; split the episode there"
             )
     return Episode(
-        observations=_flatten(stored.observations, observation_space),
-        actions=actions,
+        observations=_flatten(
+            stored.observations, observation_space, steps + 1, f"{where}: observations"
+        ),
+        actions=to_unit_range(actions, action_space),
         rewards=np.asarray(stored.rewards),
         terminated=bool(stored.terminations[-1]) if steps else False,
         imagined=np.asarray(infos["imagined"][:steps], dtype=bool) if "imagined" in infos else None,
@@ -519,12 +651,29 @@ def flatten_observation(observation: Any, space: gym.Space[Any]) -> NDArray[Any]
     return np.asarray(observation).reshape(_box(space, "observation space").shape)
 
 
-def _flatten(observations: Any, space: gym.Space[Any]) -> NDArray[Any]:
-    """Observations of a (nested) Dict of Boxes as (T + 1, O)."""
+def _flatten(observations: Any, space: gym.Space[Any], rows: int, what: str) -> NDArray[Any]:
+    """Observations of a (nested) Dict of Boxes as (rows, O).
+
+    Raises:
+        DataError: a part is missing or has another shape than its space; `what` is its name.
+    """
     if isinstance(space, gym.spaces.Dict):
-        parts = [_flatten(observations[key], space[key]) for key in sorted(space.keys())]
+        for key in space:
+            if key not in observations:
+                raise DataError(f"{what}[{key!r}] is missing")
+        parts = [
+            _flatten(observations[key], space[key], rows, f"{what}[{key!r}]")
+            for key in sorted(space.keys())
+        ]
         return np.concatenate(parts, axis=1)
-    return np.asarray(observations).reshape(len(observations), *_box(space, "").shape)
+    array = np.asarray(observations)
+    _check_shape(array, (rows, *_box(space, what).shape), what)
+    return array
+
+
+def _check_shape(array: NDArray[Any], expected: tuple[int, ...], what: str) -> None:
+    if array.shape != expected:
+        raise DataError(f"{what} has shape {array.shape}, expected {expected}")
 
 
 def save_minari(
@@ -539,10 +688,17 @@ def save_minari(
 ) -> Path:
     """Write a dataset as Minari HDF5 and return its folder; imagined steps are flagged in infos.
 
-    Atomic: the files are written beside their place and then renamed.
+    Atomic: the files are written beside their place and then renamed. Compressed: the same data
+    gives the same bytes.
+
+    Args:
+        environment: id with which Gymnasium makes the environment; its action bounds are the unit
+            in which the actions, here in [-1, 1], are stored.
+        reference_scores: returns that score 0 and 100; they need no environment.
 
     Raises:
-        DataError: the id exists already (unless `replace_existing`).
+        DataError: the id exists already (unless `replace_existing`), or the environment's actions
+            have another width.
     """
     target = Path(minari.storage.get_dataset_path(dataset_id))
     if target.exists() and not replace_existing:
@@ -552,6 +708,11 @@ def save_minari(
     action_space: Any = box(-1, 1, dataset.actions.shape[1:])
     if env:
         action_space = _box(env.action_space, f"{environment}: action space")
+        if action_space.shape != dataset.actions.shape[1:]:
+            raise DataError(
+                f"{dataset_id}: actions has shape {tuple(dataset.actions.shape)}, but "
+                f"{environment} takes {action_space.shape}"
+            )
     host = dataset.to("cpu")
     actions = from_unit_range(host.actions.numpy(), action_space)
     any_imagined = bool(host.imagined.any())
@@ -584,17 +745,55 @@ def save_minari(
                 algorithm_name=algorithm,
                 description=description,
             )
+        folder = Path(partial) / dataset_id / "data"
+        _compress(folder / MAIN_FILE)
+        added = {"dataset_size": round(sum(f.stat().st_size for f in folder.iterdir()) / 1e6, 1)}
         if reference_scores:
-            _add_metadata(
-                Path(partial) / dataset_id / "data",
-                ref_min_score=reference_scores[0],
-                ref_max_score=reference_scores[1],
-            )
-        if target.exists():
-            shutil.rmtree(target)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(Path(partial) / dataset_id, target)
+            added |= {"ref_min_score": reference_scores[0], "ref_max_score": reference_scores[1]}
+        _add_metadata(folder, **added)
+        put_in_place(folder.parent, target)
     return target
+
+
+def put_in_place(new: Path, target: Path) -> None:
+    """Move a finished dataset to `target`; one that is there goes where the new one came from.
+
+    Two renames: a removal that is stopped halfway would leave half of the old files.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    old = new.with_name(f"{new.name}.old")
+    try:
+        if target.exists():
+            os.replace(target, old)
+        os.replace(new, target)
+    except BaseException:
+        if old.exists() and not target.exists():
+            os.replace(old, target)
+        raise
+
+
+def _compress(file: Path) -> None:
+    """Write Minari's HDF5 file again, half as large: the same groups, attributes and numbers, every
+    array as one chunk under shuffle and gzip, in the format of HDF5 1.10 (whose index of chunks
+    takes bytes where the older one takes kilobytes)."""
+    small = file.with_name(f"{file.name}.small")
+    versions = ("v110", "v110")
+    with h5py.File(file) as old, h5py.File(small, "w", libver=versions, track_order=True) as new:
+        _copy_compressed(old, new)
+    os.replace(small, file)
+
+
+def _copy_compressed(old: h5py.Group, new: h5py.Group) -> None:
+    new.attrs.update(old.attrs)
+    for name, item in old.items():
+        if isinstance(item, h5py.Group):
+            _copy_compressed(item, new.create_group(name, track_order=True))
+        else:
+            array = new.create_dataset(
+                name, data=item[()], chunks=item.shape, maxshape=item.maxshape,
+                compression="gzip", shuffle=True,
+            )  # fmt: skip
+            array.attrs.update(item.attrs)
 
 
 def _add_metadata(folder: Path, **values: Any) -> None:

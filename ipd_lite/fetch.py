@@ -12,8 +12,6 @@ unfinished; it is kept.
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 import tempfile
 import urllib.request
 import warnings
@@ -34,6 +32,8 @@ from ipd_lite.data import (
     from_arrays,
     load_minari,
     local_path,
+    one_line,
+    put_in_place,
     save_minari,
 )
 from ipd_lite.tasks import Task, size
@@ -66,13 +66,11 @@ def download(task: Task, replace_existing: bool = False) -> OfflineDataset:
             raise
         except Exception as error:  # every way in which a network can fail
             raise DataError(
-                f"{task.remote_dataset} ({size(task)}) cannot be fetched ({error}); nothing was "
-                f"written. `--task {task.alternative}` needs no download"
+                f"{task.remote_dataset} ({size(task)}) cannot be fetched "
+                f"({one_line(error)}); is this machine online? Nothing was written. `--task "
+                f"{task.alternative}` needs no download"
             ) from error
-        if target.exists():
-            shutil.rmtree(target)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(Path(partial) / task.remote_dataset, target)
+        put_in_place(Path(partial) / task.remote_dataset, target)
     return data
 
 
@@ -127,7 +125,9 @@ def _read_d4rl(path: Path, source: str) -> dict[str, NDArray[Any]]:
             wanted = [name for name in (*D4RL_FIELDS, "timeouts") if name in found]
             arrays = {name: np.asarray(file[name]) for name in wanted}
     except Exception as error:  # h5py raises OSError, KeyError or RuntimeError on damage
-        raise DataError(f"{source}: cannot be read as HDF5 ({error}); fetch it again") from error
+        raise DataError(
+            f"{source}: cannot be read as HDF5 ({one_line(error)}); fetch it again"
+        ) from error
     for name in D4RL_FIELDS:
         if name not in arrays:
             raise DataError(
@@ -154,7 +154,8 @@ def _local_file(source: str) -> Iterator[Path]:
                         bar.update(len(block))
         except OSError as error:
             raise DataError(
-                f"{source}: cannot be fetched ({error}); nothing was written"
+                f"{source}: cannot be fetched ({one_line(error)}); is this machine online? Nothing "
+                "was written"
             ) from error
         if total and path.stat().st_size != total:
             raise DataError(

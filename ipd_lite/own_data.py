@@ -7,7 +7,6 @@ so. Where the environment cannot be made, training works and evaluation says why
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import replace
 from typing import Any
@@ -18,7 +17,13 @@ from gymnasium.envs.registration import EnvSpec
 from torch import Tensor
 
 from ipd_lite.config import EvaluationConfig
-from ipd_lite.data import DataError, OfflineDataset, load_minari, local_path
+from ipd_lite.data import (
+    DataError,
+    OfflineDataset,
+    load_minari,
+    one_line,
+    read_metadata,
+)
 from ipd_lite.evaluate import FunctionActor, flat, rollout
 from ipd_lite.tasks import Task, get_task
 
@@ -48,7 +53,7 @@ def open_task(
         return replace(
             found,
             dataset=dataset or found.dataset,
-            source=_metadata(dataset)["dataset_id"] if dataset else found.source,
+            source=read_metadata(dataset)["dataset_id"] if dataset else found.source,
             horizon=horizon or found.horizon,
             opened=opened,
         )
@@ -59,7 +64,7 @@ def open_task(
 
 def _from_dataset(dataset: str, horizon: int | None) -> Task:
     data = load_minari(dataset)
-    metadata = _metadata(dataset)
+    metadata = read_metadata(dataset)
     spec, why = _environment(metadata, data)
     limit = horizon or (spec and spec.max_episode_steps) or int(data.lengths.max())
     identifier = metadata["dataset_id"]
@@ -79,18 +84,6 @@ def _from_dataset(dataset: str, horizon: int | None) -> Task:
     return _with_references(task, metadata, data)
 
 
-def _metadata(dataset: str) -> dict[str, Any]:
-    """What the dataset says about itself; its id is the folder's name if it has none.
-
-    Raises:
-        DataError: there is no such dataset.
-    """
-    file = local_path(dataset) / "metadata.json"
-    if not file.is_file():
-        raise DataError(f"dataset {dataset} is not on this machine (looked for {file})")
-    return {"dataset_id": file.parent.parent.name, **json.loads(file.read_text())}
-
-
 def _environment(metadata: dict[str, Any], data: OfflineDataset) -> tuple[EnvSpec | None, str]:
     """The evaluation environment that the dataset names, or None and the reason."""
     text = metadata.get("eval_env_spec") or metadata.get("env_spec")
@@ -100,7 +93,7 @@ def _environment(metadata: dict[str, Any], data: OfflineDataset) -> tuple[EnvSpe
         spec = EnvSpec.from_json(text)
         env = flat(gym.make(spec))
     except Exception as error:  # anything that another package's environment may raise
-        return None, f"the environment of {data.name} cannot be made here ({error})"
+        return None, f"the environment of {data.name} cannot be made here ({one_line(error)})"
     for field, space, width in (
         ("observation", env.observation_space, data.observations.shape[1]),
         ("action", env.action_space, data.actions.shape[1]),
@@ -123,14 +116,17 @@ def _with_references(task: Task, metadata: dict[str, Any], data: OfflineDataset)
         low, low_text = float(data.episode_returns.min()), "the worst recorded episode"
     if high is None:
         high, high_text = float(data.episode_returns.max()), "the best recorded episode"
+    definition = f"0 = {low:.6g} ({low_text}), 100 = {high:.6g} ({high_text})"
     if not high > low:
+        definition = (
+            f"the plain return: {high_text} ({high:.6g}) is not above {low_text} ({low:.6g})"
+        )
         low, high = 0.0, 100.0
-        low_text = high_text = "plain returns: the references coincide"
     return replace(
         task,
         reference_min=float(low),
         reference_max=float(high),
-        score_definition=f"0 = {low:.6g} ({low_text}), 100 = {high:.6g} ({high_text})",
+        score_definition=definition,
     )
 
 

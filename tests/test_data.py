@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from ipd_lite.data import (
     Episode,
     OfflineDataset,
     concatenate,
+    from_arrays,
     from_episodes,
     from_unit_range,
     to_unit_range,
@@ -194,6 +196,14 @@ NAN_OBSERVATIONS[2, 1] = np.nan
         ({"actions": np.zeros((4, 2))}, r"actions has shape \(4, 2\), expected \(4, 1\)"),
         ({"actions": np.zeros((3, 1))}, r"actions has shape \(3, 1\), expected \(4, 1\)"),
         ({"rewards": np.zeros((4, 1))}, r"rewards has shape \(4, 1\), expected \(4,\)"),
+        ({"rewards": np.zeros(3)}, r"rewards has shape \(3,\), expected \(4,\)"),
+        (
+            {"observations": np.zeros((5, 2), np.float32)},
+            "observations has type float32, episode 0 has float64",
+        ),
+        ({"actions": np.zeros((4, 1), np.float32)}, "actions has type float32, episode 0 has"),
+        ({"rewards": np.zeros(4, int)}, "rewards has type int64, episode 0 has float64"),
+        ({"actions": np.full((4, 1), "x")}, "actions has type <U1, expected real numbers"),
         ({"imagined": np.zeros(3, bool)}, r"imagined has shape \(3,\), expected \(4,\)"),
         (
             {"observations": np.zeros((1, 2)), "actions": np.zeros((0, 1)), "rewards": np.zeros(0)},
@@ -204,6 +214,52 @@ NAN_OBSERVATIONS[2, 1] = np.nan
 def test_bad_episode_is_named(changes: dict[str, object], message: str) -> None:
     with pytest.raises(DataError, match=f"robot, episode 1: {message}"):
         from_episodes(broken(**changes), "robot")
+
+
+def test_whole_numbered_actions_are_refused() -> None:
+    episodes = [replace(e, actions=e.actions.astype(int)) for e in counting_episodes([3, 4])]
+    with pytest.raises(DataError, match=r"episode 0: actions has type int64, .* discrete actions"):
+        from_episodes(episodes, "robot")
+
+
+@pytest.mark.parametrize(
+    ("field", "change", "message"),
+    [
+        ("next_observations", lambda a: a.astype(np.float32), "has type float32, observations fl"),
+        ("next_observations", lambda a: a[:, :1], r"has shape \(5, 1\), observations \(5, 2\)"),
+        ("observations", lambda a: np.zeros((5, 8, 8, 3)), r"expected \(5, width\)"),
+        ("observations", lambda a: [[0.0], [0.0, 1.0]], "is no array of numbers"),
+        ("actions", lambda a: np.zeros(5, int), r"has shape \(5,\), expected \(5, width\)"),
+        ("rewards", lambda a: a[:0], "there are no transitions"),
+        ("terminated", lambda a: a[:4], r"has shape \(4,\), expected \(5,\)"),
+    ],
+)
+def test_bad_logs_are_named(field: str, change: Any, message: str) -> None:
+    data = from_episodes(counting_episodes([2, 3]), "counting")
+    logs: dict[str, Any] = {
+        name: getattr(data, name).double().numpy()
+        for name in ("observations", "actions", "rewards", "next_observations", "terminated")
+    }
+    assert len(from_arrays(**logs)) == 5
+    logs[field] = change(logs[field])
+    with pytest.raises(DataError, match=f"arrays.*{message}"):
+        from_arrays(**logs)
+
+
+@given(length_lists)
+def test_logs_without_any_mark_are_split_where_they_jump(lengths: list[int]) -> None:
+    """Every episode of `counting_episodes` starts at its own number: each border is a jump."""
+    data = from_episodes(counting_episodes(lengths), "counting")
+    found = from_arrays(
+        data.observations.numpy(),
+        data.actions.numpy(),
+        data.rewards.numpy(),
+        data.next_observations.numpy(),
+        np.zeros(len(data), bool),
+    )
+    assert found.lengths.tolist() == lengths
+    assert torch.equal(found.next_observations, data.next_observations)
+    assert not found.terminated.any()
 
 
 def test_no_episodes_is_an_error() -> None:

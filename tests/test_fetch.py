@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,15 @@ import torch
 from hypothesis import given, settings
 
 from ipd_lite import fetch
-from ipd_lite.data import DataError, Episode, from_arrays, from_episodes, load_task, save_minari
+from ipd_lite.data import (
+    DataError,
+    Episode,
+    from_arrays,
+    from_episodes,
+    load_task,
+    local_path,
+    save_minari,
+)
 from ipd_lite.fetch import download, import_d4rl
 from ipd_lite.tasks import TASKS, get_task
 from tests.helpers import counting_episodes, episode_lists
@@ -115,8 +126,12 @@ def test_missing_field_is_named(missing: str, datasets: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("field", "change", "message"),
     [
-        ("rewards", lambda a: a[:-1], r"observations has shape \(4, 11\), expected \(3, ...\)"),
-        ("observations", lambda a: a[:, 0], r"observations has shape \(4,\), expected \(4, ...\)"),
+        ("rewards", lambda a: a[:-1], r"observations has shape \(4, 11\), expected \(3, width\)"),
+        (
+            "observations",
+            lambda a: a[:, 0],
+            r"observations has shape \(4,\), expected \(4, width\)",
+        ),
         ("next_observations", lambda a: a[:, :5], "next_observations has shape"),
         ("rewards", lambda a: a * np.nan, "episode 0: rewards is not finite at step 0"),
         ("actions", lambda a: a + np.inf, "episode 0: actions is not finite at step 0"),
@@ -166,6 +181,43 @@ def test_existing_import_is_kept_unless_replaced(datasets: Path, tmp_path: Path)
 def test_an_address_is_downloaded(datasets: Path, tmp_path: Path) -> None:
     path = write(tmp_path / "hopper.hdf5", d4rl_arrays(["terminal"]))
     assert len(import_d4rl(f"file://{path}", TASK)) == 4
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """Address of a real server that offers hopper.hdf5, and breaks off /cut/hopper.hdf5."""
+    content = Path(write(tmp_path / "hopper.hdf5", d4rl_arrays(["terminal"]))).read_bytes()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if not self.path.endswith("/hopper.hdf5"):
+                self.send_error(404)
+                return
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content[:500] if self.path.startswith("/cut/") else content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as found:
+        thread = threading.Thread(target=found.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{found.server_port}"
+        found.shutdown()
+        thread.join()
+
+
+def test_a_real_server(server: str, datasets: Path) -> None:
+    with pytest.raises(DataError, match=r"cannot be fetched \(HTTP Error 404"):
+        import_d4rl(f"{server}/nothing.hdf5", TASK)
+    with pytest.raises(DataError, match=r"broke off after 500 of|IncompleteRead"):
+        import_d4rl(f"{server}/cut/hopper.hdf5", TASK)
+    assert list(datasets.iterdir()) == []
+    assert len(import_d4rl(f"{server}/hopper.hdf5", TASK)) == 4
+    text = (local_path(TASK.dataset) / "metadata.json").read_text()
+    assert "imported from hopper.hdf5" in text
 
 
 class BrokenAnswer:

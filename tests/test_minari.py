@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from minari.data_collector import EpisodeBuffer
 
 from ipd_lite.data import (
+    MAIN_FILE,
     DataError,
     Episode,
     OfflineDataset,
@@ -52,14 +54,153 @@ def test_arrays_to_minari_and_back_twice_changes_nothing(
         first = load_minari("test/once-v0")
         save_minari(first, "test/twice-v0")
         second = load_minari("test/twice-v0")
+        files = [(local_path(f"test/{n}-v0") / MAIN_FILE).read_bytes() for n in ("once", "twice")]
+        stored = list(minari.load_dataset("test/twice-v0").iterate_episodes())
     assert_same_data(original, first)
     assert_same_data(original, second)
     assert first.name == "test/once-v0"
+    assert files[0] == files[1]
     # The arrays that went in, not only what became of them.
     observations = np.concatenate([episode.observations[:-1] for episode in episodes])
     np.testing.assert_array_equal(second.observations.numpy(), observations)
     following = np.concatenate([episode.observations[1:] for episode in episodes])
     np.testing.assert_array_equal(second.next_observations.numpy(), following)
+    for before, after in zip(episodes, stored, strict=True):
+        for field in ("observations", "actions", "rewards"):
+            np.testing.assert_array_equal(getattr(after, field), getattr(before, field))
+        over = [False] * (len(before.rewards) - 1) + [True]
+        assert after.terminations.tolist() == [before.terminated and end for end in over]
+        assert after.truncations.tolist() == [not before.terminated and end for end in over]
+        if before.imagined is not None and before.imagined.any():
+            assert after.infos["imagined"].tolist() == before.imagined.tolist()
+
+
+@st.composite
+def foreign_buffers(draw: st.DrawFn) -> tuple[list[EpisodeBuffer], Dict, Box]:
+    """Recordings of another program: nested observations, any action bounds, either precision."""
+    generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    kind = draw(st.sampled_from([np.float32, np.float64]))
+    widths = [draw(st.integers(1, 3)) for _ in range(4)]
+    low = generator.uniform(-9, 9, widths[3]).astype(np.float32)
+    high = low + generator.uniform(0.1, 9, widths[3]).astype(np.float32)
+
+    def rows(steps: int, width: int) -> Any:
+        return generator.normal(size=(steps + 1, width)).astype(kind)
+
+    buffers = []
+    for _ in range(draw(st.integers(1, 4))):
+        steps, terminated = draw(st.integers(1, 6)), draw(st.booleans())
+        over = [False] * (steps - 1) + [True]
+        buffers.append(
+            EpisodeBuffer(
+                observations={
+                    "z": rows(steps, widths[0]),
+                    "a": {"y": rows(steps, widths[1]), "b": rows(steps, widths[2])},
+                },
+                actions=generator.uniform(low, high, (steps, widths[3])).astype(np.float32),
+                rewards=generator.normal(size=steps).astype(kind),
+                terminations=[terminated and end for end in over],
+                truncations=[not terminated and end for end in over],
+            )
+        )
+    box = [Box(-np.inf, np.inf, (width,), kind) for width in widths[:3]]
+    space = Dict({"z": box[0], "a": Dict({"y": box[1], "b": box[2]})})
+    return buffers, space, Box(low, high, dtype=np.float32)
+
+
+@settings(max_examples=12)
+@given(recorded=foreign_buffers())
+def test_any_recording_of_another_program_survives_the_round_trip(
+    tmp_path_factory: pytest.TempPathFactory, recorded: tuple[list[EpisodeBuffer], Dict, Box]
+) -> None:
+    buffers, space, actions = recorded
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINARI_DATASETS_PATH", str(tmp_path_factory.mktemp("datasets")))
+        store_buffers(buffers, space, actions)
+        first = load_minari("test/other-v0")
+        save_minari(first, "test/copy-v0")
+        assert_same_data(load_minari("test/copy-v0"), first)
+    middle = (actions.low.astype(float) + actions.high) / 2
+    for number, buffer in enumerate(buffers):
+        found = first.select_episodes(torch.tensor([number]))
+        parts = [buffer.observations["a"]["b"], buffer.observations["a"]["y"]]
+        wanted = np.concatenate([*parts, buffer.observations["z"]], 1).astype(np.float32)
+        # Nothing of a neighbouring episode, at either end.
+        np.testing.assert_array_equal(found.observations.numpy(), wanted[:-1])
+        np.testing.assert_array_equal(found.next_observations.numpy(), wanted[1:])
+        np.testing.assert_array_equal(found.rewards.numpy(), buffer.rewards.astype(np.float32))
+        unit = (buffer.actions - middle) / (actions.high.astype(float) - middle)
+        np.testing.assert_allclose(found.actions.numpy(), unit, atol=1e-4)
+        assert found.terminated.tolist() == buffer.terminations
+        assert found.truncated.tolist() == buffer.truncations
+
+
+def tree(group: h5py.Group) -> dict[str, Any]:
+    """Everything in an HDF5 file: attributes, shapes, types and numbers."""
+    found: dict[str, Any] = {}
+
+    def visit(name: str, item: Any) -> None:
+        found[name] = {key: np.asarray(value).tolist() for key, value in item.attrs.items()}
+        if isinstance(item, h5py.Dataset):
+            found[name] |= {"array": item[()].tobytes(), "maxshape": item.maxshape}
+            found[name] |= {"shape": item.shape, "dtype": item.dtype}
+
+    group.visititems(visit)
+    return found
+
+
+def test_compression_changes_the_size_and_nothing_else(
+    datasets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    episodes = [
+        Episode(np.cumsum(np.ones((301, 4)) * 1e-3, 0), np.zeros((300, 2)), np.ones(300), False)
+        for _ in range(12)
+    ]
+    imagined = np.arange(300) > 200
+    data = from_episodes([replace(e, imagined=imagined) for e in episodes], "test/small-v0")
+    save_minari(data, "test/small-v0", environment=None)
+    with monkeypatch.context() as patched:
+        patched.setattr("ipd_lite.data._compress", lambda file: None)
+        save_minari(data, "test/plain-v0")
+    files = [local_path(f"test/{name}-v0") / MAIN_FILE for name in ("small", "plain")]
+    assert files[0].stat().st_size < 0.55 * files[1].stat().st_size
+    with h5py.File(files[0]) as small, h5py.File(files[1]) as plain:
+        assert list(small) == list(plain)  # the order of the episodes too
+        assert tree(small) == tree(plain)
+    assert load_minari("test/small-v0").fingerprint() == data.fingerprint()
+    metadata = json.loads((files[0].parent / "metadata.json").read_text())
+    assert metadata["dataset_size"] < 0.2
+    # More can be recorded into it, as into any other dataset of Minari.
+    stored = minari.load_dataset("test/small-v0")
+    stored.update_dataset_from_buffer(list_of_buffers(data))
+    assert load_minari("test/small-v0").episodes == 13
+
+
+def list_of_buffers(data: OfflineDataset) -> list[EpisodeBuffer]:
+    """The first episode, as Minari takes it."""
+    length = int(data.lengths[0])
+    return [
+        EpisodeBuffer(
+            observations=torch.cat(
+                [data.observations[:length], data.next_observations[length - 1 : length]]
+            ).numpy(),
+            actions=data.actions[:length].numpy(),
+            rewards=data.rewards[:length].numpy(),
+            terminations=data.terminated[:length].numpy(),
+            truncations=data.truncated[:length].numpy(),
+            infos={"imagined": data.imagined[:length].numpy()},
+        )
+    ]
+
+
+def test_same_data_gives_the_same_bytes_at_another_time(datasets: Path) -> None:
+    data = from_episodes(counting_episodes([5, 2]), "test/same-v0")
+    found = []
+    for _ in range(2):
+        folder = save_minari(data, "test/same-v0", replace_existing=True) / "data"
+        found.append({path.name: path.read_bytes() for path in folder.iterdir()})
+        time.sleep(1.1)  # HDF5 counts whole seconds
+    assert found[0] == found[1] and set(found[0]) == {"metadata.json", MAIN_FILE}
 
 
 def test_minari_itself_reads_what_was_written(datasets: Path) -> None:
@@ -170,6 +311,28 @@ def test_failed_write_leaves_the_old_dataset_and_no_rubbish(
     assert os.environ["MINARI_DATASETS_PATH"] == str(datasets)
 
 
+def test_interrupted_replacement_leaves_the_old_dataset(
+    datasets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = (from_episodes(counting_episodes([n]), "test/same-v0") for n in (3, 5))
+    target = save_minari(old, "test/same-v0")
+    rename = os.replace
+
+    def interrupted(source: Any, place: Any) -> None:
+        if place == target and not str(source).endswith(".old"):
+            raise KeyboardInterrupt
+        rename(source, place)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("ipd_lite.data.os.replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            save_minari(new, "test/same-v0", replace_existing=True)
+    assert_same_data(load_minari("test/same-v0"), old)
+    assert [path.name for path in datasets.iterdir()] == ["test"]
+    save_minari(new, "test/same-v0", replace_existing=True)
+    assert_same_data(load_minari("test/same-v0"), new)
+
+
 def test_missing_dataset_says_how_to_get_it(datasets: Path) -> None:
     with pytest.raises(DataError, match="minari download"):
         load_minari("test/nowhere-v0")
@@ -207,6 +370,15 @@ def stored(datasets: Path) -> Path:
     """Folder with the files of a small valid dataset."""
     dataset = from_episodes(counting_episodes([3, 4]), "test/small-v0")
     return save_minari(dataset, "test/small-v0") / "data"
+
+
+def test_actions_of_another_environment_are_refused(datasets: Path) -> None:
+    episode = Episode(np.zeros((4, 3)), np.zeros((3, 2)), np.zeros(3), False)
+    with pytest.raises(
+        DataError, match=r"actions has shape \(3, 2\), but Pendulum-v1 takes \(1,\)"
+    ):
+        save_minari(from_episodes([episode], "x"), "test/wide-v0", environment="Pendulum-v1")
+    assert list(datasets.iterdir()) == []
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.01, 0.3, 0.9])
@@ -301,6 +473,14 @@ def test_discrete_actions_are_refused(datasets: Path) -> None:
     box = Box(-1, 1, (2,))
     store_buffers(two_steps(np.zeros((3, 2), np.float32), np.array([0, 1])), box, Discrete(2))
     with pytest.raises(DataError, match=r"action space is Discrete\(2\), expected a one-dim"):
+        load_minari("test/other-v0")
+
+
+def test_whole_numbered_action_space_is_refused(datasets: Path) -> None:
+    levels = Box(0, 9, (1,), np.int64)
+    store_buffers(two_steps(np.zeros((3, 2), np.float32), np.array([[3], [4]])), Box(-1, 1, (2,)),
+                  levels)  # fmt: skip
+    with pytest.raises(DataError, match="expected real numbers; discrete actions"):
         load_minari("test/other-v0")
 
 

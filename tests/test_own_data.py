@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -191,23 +193,115 @@ def test_dict_with_an_image_is_refused_by_name(datasets: Path) -> None:
 
 
 def test_end_in_the_middle_of_an_episode_is_located(swings: str) -> None:
-    import h5py
-
     with h5py.File(local_path(swings) / "main_data.hdf5", "a") as file:
         file["episode_2"]["terminations"][3] = True
     with pytest.raises(DataError, match="own/swings-v0, episode 2: terminations is set at step 3"):
         load_minari(swings)
 
 
-def test_shape_that_changes_between_episodes_is_located(swings: str) -> None:
-    import h5py
-
+@pytest.mark.parametrize(
+    ("field", "cut", "message"),
+    [
+        ("observations", lambda a: a[:, :2], "(13, 2), expected (13, 3)"),
+        ("observations", lambda a: a[:-1], "(12, 3), expected (13, 3)"),
+        ("actions", lambda a: np.repeat(a, 2, 1), "(12, 2), expected (12, 1)"),
+        ("actions", lambda a: a[:, 0], "(12,), expected (12, 1)"),
+        ("rewards", lambda a: a[:-1], "(11,), expected (12,)"),
+        ("terminations", lambda a: a[:-1], "(11,), expected (12,)"),
+    ],
+)
+def test_shape_that_changes_between_episodes_is_located(
+    field: str, cut: Callable[[Any], Any], message: str, swings: str
+) -> None:
     with h5py.File(local_path(swings) / "main_data.hdf5", "a") as file:
-        observations = file["episode_1"]["observations"][:]
-        del file["episode_1"]["observations"]
-        file["episode_1"]["observations"] = observations[:, :2]
-    with pytest.raises(DataError, match="own/swings-v0"):
+        array = cut(file["episode_1"][field][:])
+        del file["episode_1"][field]
+        file["episode_1"][field] = array
+    with pytest.raises(DataError) as caught:
         load_minari(swings)
+    assert str(caught.value) == f"own/swings-v0, episode 1: {field} has shape {message}"
+
+
+@pytest.mark.parametrize(
+    ("field", "kind"), [("observations", "float64"), ("actions", "float64"), ("rewards", "int64")]
+)
+def test_type_that_changes_between_episodes_is_located(
+    field: str, kind: str, swings: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def convert(episodes: list[str]) -> None:
+        with h5py.File(local_path(swings) / "main_data.hdf5", "a") as file:
+            for name in episodes:
+                array = file[name][field][:].astype(kind)
+                del file[name][field]
+                file[name][field] = array
+
+    convert(["episode_2"])
+    out = ["--out", str(tmp_path), "--preset", "smoke", "--quiet"]
+    assert main(["run", "--dataset", swings, *out]) == 1
+    assert capsys.readouterr().err == (
+        f"ipd-lite: own/swings-v0, episode 2: {field} has type {kind}, episode 0 has float32; "
+        "write all episodes with one type\n"
+    )
+    convert(["episode_0", "episode_1", "episode_3"])  # now all have the same
+    assert load_minari(swings).episodes == 4
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda o: {**o, "b": o["b"].astype(np.float64)}, r"\['b'\] has type float64, episode 0 has"),
+    (lambda o: {**o, "b": o["b"][:, :1]}, r"\['b'\] has shape \(3, 1\), expected \(3, 2\)"),
+    (lambda o: {"a": o["a"]}, r"\['b'\] is missing"),
+])  # fmt: skip
+def test_part_of_a_dict_that_changes_is_named(
+    change: Callable[[Any], Any], message: str, datasets: Path
+) -> None:
+    space = Dict({"b": Box(-1, 1, (2,)), "a": Box(-1, 1, (1,))})
+    usual = {"b": np.ones((3, 2), np.float32), "a": np.zeros((3, 1), np.float32)}
+    buffers = [
+        EpisodeBuffer(
+            observations=observations,
+            actions=np.zeros((2, 1), np.float32),
+            rewards=[0.0, 1.0],
+            terminations=[False, True],
+            truncations=[False, False],
+        )
+        for observations in (usual, change(usual))
+    ]
+    store_buffers(buffers, space, Box(-1, 1, (1,)))
+    with pytest.raises(DataError, match="test/other-v0, episode 1: observations" + message):
+        load_minari("test/other-v0")
+
+
+def test_damaged_episode_is_named(swings: str) -> None:
+    with h5py.File(local_path(swings) / "main_data.hdf5", "a") as file:
+        place = file["episode_2"]["observations"].id.get_chunk_info(0)
+    path = local_path(swings) / "main_data.hdf5"
+    content = bytearray(path.read_bytes())
+    content[place.byte_offset : place.byte_offset + place.size] = bytes(place.size)
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="own/swings-v0, episode 2: cannot be read"):
+        load_minari(swings)
+
+
+@pytest.mark.parametrize("task", [None, "hopper-medium"])
+def test_what_is_no_dataset_is_explained(task: str | None, datasets: Path, tmp_path: Path) -> None:
+    file, folder = tmp_path / "log.hdf5", tmp_path / "folder"
+    file.write_text("")
+    folder.mkdir()
+    for dataset, message in (
+        (str(file), "is a file, expected the id or the folder of a Minari dataset"),
+        (str(folder), "folder: cannot be read as a Minari dataset"),
+        (str(tmp_path / "nowhere"), "is not on this machine .*; check the path"),
+        ("own/nowhere-v0", "is not on this machine .*`minari download own/nowhere-v0` .* size"),
+        ("D4RL/door/human-v2", "> 3.7 MB.*`ipd-lite download door-human`"),
+        ("door-human", "is a task, not a dataset: use `--task door-human`"),
+    ):
+        with pytest.raises(DataError, match=message) as caught:
+            open_task(task, dataset)
+        assert "\n" not in str(caught.value)
+    for content in ("[]", "{"):
+        (folder / "metadata.json").write_text(content)
+        with pytest.raises(DataError, match="folder: cannot be read as a Minari dataset"):
+            open_task(task, str(folder))
 
 
 @pytest.mark.parametrize(("steps", "terminated"), [(1, True), (6, False)])
@@ -238,4 +332,6 @@ def test_coinciding_references_leave_plain_returns(datasets: Path) -> None:
     save_minari(from_episodes(episodes, "own/same-v0"), "own/same-v0")
     task = open_task(dataset="own/same-v0")
     assert task.normalized_score(2.0) == 2.0
-    assert "plain returns" in task.score_definition
+    assert task.score_definition.startswith(
+        "the plain return: the best recorded episode (2) is not"
+    )
