@@ -8,20 +8,25 @@ there: D_aug = real episodes + (real prefix, imagined continuation).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ipd_lite.config import ImaginationConfig, PlannerConfig
+from ipd_lite.config import AS_WRITTEN, ComputeConfig, ImaginationConfig, PlannerConfig
 from ipd_lite.data import OfflineDataset, concatenate
 from ipd_lite.iql import Values
-from ipd_lite.nets import in_chunks
+from ipd_lite.nets import accelerated, in_chunks
 from ipd_lite.planners import Model, Plan, plan
 from ipd_lite.segments import bootstrapped_returns, shortfall, suboptimal_steps
 from ipd_lite.uncertainty import inside_threshold
 from ipd_lite.world_model import WorldModel
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -56,21 +61,30 @@ def planning_model(
     config: PlannerConfig,
     discount: float,
     generator: torch.Generator,
+    compute: ComputeConfig = AS_WRITTEN,
 ) -> Model:
     """The planner's callables: proposals around the advantage-weighted policy, the ensemble's mean
-    dynamics, and V beyond the horizon."""
+    dynamics, and V beyond the horizon.
+
+    `compute.autocast` holds for them; they are never compiled, their number of rows changes.
+    """
+
+    def fast(function: Callable[P, R]) -> Callable[P, R]:
+        return accelerated(function, generator.device, compile=False, autocast=compute.autocast)
+
+    policy = fast(values.policy)
 
     def propose(states: Tensor, depth: int) -> Tensor:
-        mean = values.policy(states)
+        mean = policy(states).to(states.dtype)
         scale = config.first_noise if depth == 0 else config.later_noise
         return mean + scale * torch.empty_like(mean).normal_(generator=generator)
 
     return Model(
         propose=propose,
-        step=world_model.step,
-        value=values.v,
+        step=fast(world_model.step),
+        value=fast(values.v),
         discount=discount,
-        q=values.q,
+        q=fast(values.q),
     )
 
 
@@ -158,15 +172,17 @@ def imagine(
     assessment: Assessment,
     discount: float,
     seed: int,
+    compute: ComputeConfig = AS_WRITTEN,
     progress: bool = False,
 ) -> Continuations:
     """Plan, step, repeat: continuations from transitions `start` (B,), all at once.
 
-    Continuations that failed the gate or terminated are not computed further.
+    Continuations that failed the gate or terminated are not computed further. `compute` holds for
+    the planner alone: the steps that become data, and U, are float32 as the threshold is.
     """
     device = dataset.device
     generator = torch.Generator(device).manual_seed(seed)
-    model = planning_model(values, world_model, planner, discount, generator)
+    model = planning_model(values, world_model, planner, discount, generator, compute)
     count, length = len(start), config.length
     width, action_width = dataset.observations.shape[1], dataset.actions.shape[1]
     observations = dataset.observations[start][:, None].repeat(1, length + 1, 1)
@@ -290,10 +306,13 @@ class PlanningActor:
         planner: PlannerConfig,
         discount: float,
         seed: int,
+        compute: ComputeConfig = AS_WRITTEN,
     ) -> None:
         self.config, self.seed = planner, seed
         self.generator = torch.Generator(world_model.target_mean.device)
-        self.model = planning_model(values, world_model, planner, discount, self.generator)
+        self.model = planning_model(
+            values, world_model, planner, discount, self.generator, compute
+        )
 
     def begin(self, slots: int) -> None:
         """Start over with the same random numbers."""

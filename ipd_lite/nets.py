@@ -82,7 +82,9 @@ class EnsembleLinear(nn.Module):
         members, _, outputs = self.weight.shape
         if inputs.dim() == 2:
             inputs = inputs.expand(members, *inputs.shape)
-        if outputs == 1 and members > 1:  # batched products with one column are slow
+        # Batched products with one column are slow. And values stay float32 under autocast:
+        # bfloat16 knows only every half between 64 and 128.
+        if outputs == 1 and (members > 1 or inputs.dtype != self.weight.dtype):
             return (inputs * self.weight.transpose(1, 2)).sum(-1, keepdim=True) + self.bias
         return torch.baddbmm(self.bias, inputs, self.weight)
 

@@ -310,6 +310,7 @@ class Pipeline:
             assessment=self.assessment,
             discount=self.discount,
             seed=self.seed,
+            compute=self.config.compute,
             progress=self.progress,
         )
 
@@ -557,7 +558,7 @@ def _mpc(pipeline: Pipeline) -> list[Actor]:
     return [
         PlanningActor(
             pipeline.values, pipeline.world_model, pipeline.config.planner, pipeline.discount,
-            pipeline.seed,
+            pipeline.seed, pipeline.config.compute,
         )
     ]  # fmt: skip
 
