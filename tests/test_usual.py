@@ -126,7 +126,9 @@ def ensembles(config: WorldModelConfig, alike: bool = False) -> tuple[WorldModel
     model = WorldModel(config, STATE, ACTION)
     usual = UsualEnsemble(config, STATE + ACTION, STATE + 1)
     for member, network in enumerate(usual.members):
-        copy_member(model.elite_net.mlp if alike else model.net.mlp, 0 if alike else member, network)
+        copy_member(
+            model.elite_net.mlp if alike else model.net.mlp, 0 if alike else member, network
+        )
     return model, usual
 
 
@@ -165,6 +167,8 @@ def test_scores_of_imagined_futures() -> None:
     def replay(rows: Tensor, depth: int) -> Tensor:
         return actions[:, :, depth].flatten(0, 1)
 
-    first, expected = usual_futures(usual, value, replay, states.repeat(candidates, 1), horizon, 0.9)
+    first, expected = usual_futures(
+        usual, value, replay, states.repeat(candidates, 1), horizon, 0.9
+    )
     torch.testing.assert_close(first, replay(states, 0))
     torch.testing.assert_close(found.flatten(), expected)

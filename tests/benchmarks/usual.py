@@ -23,7 +23,9 @@ from ipd_lite.config import DistillationConfig, ValueConfig, WorldModelConfig
 from ipd_lite.data import Batch, OfflineDataset, from_unit_range
 
 
-def mlp(inputs: int, width: int, depth: int, outputs: int, activation: type[nn.Module]) -> nn.Module:
+def mlp(
+    inputs: int, width: int, depth: int, outputs: int, activation: type[nn.Module]
+) -> nn.Module:
     """`depth` hidden layers, (B, inputs) -> (B, outputs)."""
     widths = [inputs] + [width] * depth
     layers = [part for a, b in pairwise(widths) for part in (nn.Linear(a, b), activation())]
@@ -46,9 +48,7 @@ class UsualIQL:
         self.log_deviation = nn.Parameter(torch.zeros(actions))
         rate = config.learning_rate
         self.v_optimizer = torch.optim.Adam(self.v.parameters(), lr=rate)
-        self.q_optimizer = torch.optim.Adam(
-            [*self.q1.parameters(), *self.q2.parameters()], lr=rate
-        )
+        self.q_optimizer = torch.optim.Adam([*self.q1.parameters(), *self.q2.parameters()], lr=rate)
         self.actor_optimizer = torch.optim.Adam(
             [*self.actor.parameters(), self.log_deviation], lr=rate
         )
@@ -122,7 +122,9 @@ class Attention(nn.Module):
         self.key, self.query = nn.Linear(width, width), nn.Linear(width, width)
         self.value, self.project = nn.Linear(width, width), nn.Linear(width, width)
         self.dropout1, self.dropout2 = nn.Dropout(dropout), nn.Dropout(dropout)
-        self.register_buffer("visible", torch.ones(length, length).tril().view(1, 1, length, length))
+        self.register_buffer(
+            "visible", torch.ones(length, length).tril().view(1, 1, length, length)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         B, T, C = x.shape
@@ -274,7 +276,9 @@ class UsualEnsemble:
             self.members.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
 
-    def loss(self, inputs: Sequence[Tensor], target: Sequence[Tensor], ended: Sequence[Tensor]) -> Tensor:
+    def loss(
+        self, inputs: Sequence[Tensor], target: Sequence[Tensor], ended: Sequence[Tensor]
+    ) -> Tensor:
         """Sum over members, each on its own batch (B, ...)."""
         total = torch.zeros(())
         for member, *given in zip(self.members, inputs, target, ended, strict=True):
@@ -356,8 +360,7 @@ def usual_episode(
         actions.append(torch.zeros(width))
         conditions.append(value(state).squeeze(-1))
         window = [
-            torch.stack(history[-context:])[None]
-            for history in (conditions, observations, actions)
+            torch.stack(history[-context:])[None] for history in (conditions, observations, actions)
         ]
         actions[-1] = policy(*window)[0, -1]
         action = from_unit_range(actions[-1].clamp(-1, 1).numpy(), space)
