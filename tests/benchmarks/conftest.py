@@ -1,4 +1,5 @@
-"""One readable table under the benchmarks: rate, arithmetic, share of what the machine can do.
+"""One readable table under the benchmarks: rate, arithmetic, share of what the machine can do, and
+how many times as fast as the usual implementation (`usual.py`), measured in the same run.
 
 Every benchmark measures this machine's fp32 matrix product right before and after itself, so the
 share means something on a busy machine too. Threads: OMP_NUM_THREADS, else torch's default.
@@ -6,6 +7,7 @@ share means something on a busy machine too. Threads: OMP_NUM_THREADS, else torc
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +22,8 @@ THREADS = torch.get_num_threads()
 
 @dataclass
 class Row:
-    """What one benchmark found. rate: units per second. flops: per unit (0 = not counted)."""
+    """What one benchmark found. rate: units per second. flops: per unit (0 = not counted).
+    against: name of the row with the usual implementation ("" = none)."""
 
     name: str
     unit: str
@@ -29,21 +32,30 @@ class Row:
     gemm: float
     memory: float
     note: str
+    against: str
 
 
 ROWS: list[Row] = []
 
 
-def gemm_rate(size: int = 768, seconds: float = 0.3) -> float:
-    """GFLOP/s of a square fp32 product, the mean over `seconds`: other processes slow it down just
-    as they slow the benchmarks."""
-    left, right = torch.randn(size, size), torch.randn(size, size)
+def gemm_rate(size: int = 768, seconds: float = 0.3, dtype: torch.dtype = torch.float32) -> float:
+    """GFLOP/s of a square product, the mean over `seconds`: other processes slow it down just as
+    they slow the benchmarks."""
+    left, right = torch.randn(2, size, size, dtype=dtype)
     torch.mm(left, right)
     count, start = 0, time.perf_counter()
     while time.perf_counter() < start + seconds:
         torch.mm(left, right)
         count += 1
     return 2e-9 * size**3 * count / (time.perf_counter() - start)
+
+
+@functools.cache
+def bfloat16_pays() -> bool:
+    """Whether this machine multiplies bfloat16 clearly faster than float32. Without units for it
+    the options under autocast would take minutes."""
+    rates = [gemm_rate(256, 0.1, dtype) for dtype in (torch.bfloat16, torch.float32)]
+    return rates[0] > 1.2 * rates[1]
 
 
 def _status(field: str) -> float:
@@ -86,6 +98,7 @@ def measure(benchmark, threads) -> Callable[..., None]:  # type: ignore[no-untyp
         flops: float = 0.0,
         rounds: int = 5,
         note: str = "",
+        against: str = "",
     ) -> None:
         if benchmark.disabled:
             benchmark.pedantic(work)
@@ -102,7 +115,7 @@ def measure(benchmark, threads) -> Callable[..., None]:  # type: ignore[no-untyp
             "gemm_gflops": gemm,
             "memory_mb": memory,
         }
-        ROWS.append(Row(name, unit, rate, flops, gemm, memory, note))
+        ROWS.append(Row(name, unit, rate, flops, gemm, memory, note, against))
 
     return run
 
@@ -114,14 +127,21 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     write = terminalreporter.write_line
     terminalreporter.section("speed")
     write(f"torch {torch.__version__}, {THREADS} thread(s), fp32 matrix product {gemm:.0f} GFLOP/s")
-    write(f"{'':<44}{'rate':>10} {'':<14}{'GFLOP/s':>8}{'of GEMM':>9}{'memory':>9}")
+    columns = ("of usual", "GFLOP/s", "of GEMM", "memory")
+    write(f"{'':<44}{'rate':>10} {'':<14}" + "".join(f"{name:>9}" for name in columns))
+    rates = {row.name: row.rate for row in ROWS}
     for row in ROWS:
-        arithmetic = f"{'-':>8}{'-':>9}"
+        arithmetic = f"{'-':>9}{'-':>9}"
         if row.flops:
             speed = row.rate * row.flops / 1e9
-            arithmetic = f"{speed:>8.1f}{speed / row.gemm:>9.0%}"
+            arithmetic = f"{speed:>9.1f}{speed / row.gemm:>9.0%}"
+        times = f"{row.rate / rates[row.against]:.1f} x" if row.against in rates else "-"
         rate = f"{row.rate:,.0f}" if row.rate >= 100 else f"{row.rate:.1f}"
-        write(f"{row.name:<44}{rate:>10} {row.unit + '/s':<14}{arithmetic}{row.memory:>6.0f} MB")
+        write(
+            f"{row.name:<44}{rate:>10} {row.unit + '/s':<14}{times:>9}{arithmetic}"
+            f"{row.memory:>6.0f} MB"
+        )
     for note in dict.fromkeys(row.note for row in ROWS if row.note):
         write(note)
+    write("of usual: times the rate of the usual implementation, which does the same work")
     write("memory: peak of the whole process, Python and torch included")

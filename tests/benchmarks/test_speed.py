@@ -12,12 +12,22 @@ from ipd_lite import config as configs
 from ipd_lite import tasks
 from ipd_lite.data import Episode, OfflineDataset, from_episodes
 from ipd_lite.distill import TransformerActor, make_policy, prepare_lessons, train_policy
-from ipd_lite.evaluate import rollout
+from ipd_lite.evaluate import flat, rollout
 from ipd_lite.imagine import plan_in_chunks, planning_model
 from ipd_lite.iql import Values, train_values
 from ipd_lite.mazes import make_point_maze
 from ipd_lite.world_model import WorldModel, train_world_model
 from tests.benchmarks import flops
+from tests.benchmarks.conftest import bfloat16_pays
+from tests.benchmarks.usual import (
+    UsualDistillation,
+    UsualEnsemble,
+    UsualIQL,
+    UsualTransformer,
+    usual_batch,
+    usual_episode,
+    usual_plan,
+)
 
 LESSON = configs.preset("lesson")
 PUBLISHED_VALUES = configs.override(
@@ -56,33 +66,67 @@ def noise(observations: int, actions: int, episodes: int = 40, steps: int = 100)
     )
 
 
-def test_iql(measure, repeat):
+OPTIONS = {
+    "compile": configs.ComputeConfig(compile=True),
+    "autocast": configs.ComputeConfig(autocast=True),
+    "compile, autocast": configs.ComputeConfig(compile=True, autocast=True),
+}
+
+
+@pytest.fixture
+def chosen(benchmark):
+    """chosen(option): its ComputeConfig; skips what would only take time."""
+
+    def choose(option: str) -> configs.ComputeConfig:
+        if benchmark.disabled:
+            pytest.skip("tests/test_compute.py tests the options")
+        if OPTIONS[option].autocast and not bfloat16_pays():
+            pytest.skip("this machine does not multiply bfloat16 faster than float32")
+        return OPTIONS[option]
+
+    return choose
+
+
+IQL = "IQL, 2 x 256, batch 256"
+
+
+def test_iql_usual(measure, repeat):
     """The published size: 11 observations, 3 actions, two hidden layers of 256."""
+    data, usual = noise(11, 3), UsualIQL(PUBLISHED_VALUES, 11, 3)
+    count = repeat(60)
+    measure(
+        f"usual {IQL}",
+        lambda: [usual.update(usual_batch(data, 256)) for _ in range(count)],
+        count,
+    )
+
+
+def test_iql(measure, repeat):
     config = configs.override(PUBLISHED_VALUES, {"updates": repeat(100)})
     data = noise(11, 3)
     measure(
-        "IQL, 2 x 256, batch 256",
+        IQL,
         lambda: train_values(data, config, seed=0),
         config.updates,
         flops=flops.iql_update(11, 3, 256, 2, 256),
+        against=f"usual {IQL}",
     )
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method:DeprecationWarning")  # torch's own
-@pytest.mark.parametrize("option", ["compile", "autocast"])
-def test_iql_options(benchmark, measure, repeat, option):
+@pytest.mark.parametrize("option", OPTIONS)
+def test_iql_options(measure, repeat, chosen, option):
     """The same, with the losses compiled, or in bfloat16. The first call, which compiles, is not
     counted."""
-    if benchmark.disabled:
-        pytest.skip("compiling takes longer than the rest; tests/test_compute.py has the options")
-    config = configs.override(PUBLISHED_VALUES, {"updates": repeat(100)})
-    data, compute = noise(11, 3), configs.ComputeConfig(**{option: True})
+    config, compute = configs.override(PUBLISHED_VALUES, {"updates": repeat(100)}), chosen(option)
+    data = noise(11, 3)
     train_values(data, config, seed=0, compute=compute)
     measure(
-        f"IQL, 2 x 256, batch 256, {option}",
+        f"{IQL}, {option}",
         lambda: train_values(data, config, seed=0, compute=compute),
         config.updates,
         flops=flops.iql_update(11, 3, 256, 2, 256),
+        against=f"usual {IQL}",
     )
 
 
@@ -98,30 +142,46 @@ def test_iql_lesson(measure, repeat):
     )
 
 
-@pytest.mark.parametrize("fused", [False, True], ids=["three-tokens", "fused-token"])
-def test_transformer(measure, repeat, fused):
-    """Width 128, 3 layers, 20 steps of context, batch 64, with the Q term (2 x 256)."""
-    config = configs.override(
+USUAL_TRANSFORMER = "usual transformer, three tokens a step"
+
+
+def big_transformer_config(**changes):
+    return configs.override(
         LESSON.distillation,
-        {
-            "width": 128,
-            "layers": 3,
-            "context": 20,
-            "fused_tokens": fused,
-            "updates": repeat(10 if fused else 4),
-            "evaluations": 1,
-        },
+        {"width": 128, "layers": 3, "context": 20, "evaluations": 1} | changes,
     )
+
+
+def test_transformer_usual(measure, repeat):
+    """Width 128, 3 layers, 20 steps of context, batch 64, with the Q term (2 x 256)."""
+    data, count = noise(17, 6), repeat(4)
+    usual = UsualDistillation(big_transformer_config(), PUBLISHED_VALUES, 17, 6)
+    conditions = torch.randn(len(data))
+    measure(
+        USUAL_TRANSFORMER,
+        lambda: [usual.update(data, conditions) for _ in range(count)],
+        count,
+        rounds=3,
+    )
+
+
+@pytest.mark.parametrize("option", [None, "autocast"], ids=["plain", "autocast"])
+@pytest.mark.parametrize("fused", [False, True], ids=["three-tokens", "fused-token"])
+def test_transformer(measure, repeat, chosen, fused, option):
+    compute = chosen(option) if option else configs.AS_WRITTEN
+    config = big_transformer_config(fused_tokens=fused, updates=repeat(10 if fused else 4))
     data = noise(17, 6)
     values = Values(PUBLISHED_VALUES, 17, 6).eval().requires_grad_(False)
     lessons = prepare_lessons(data, values, config, 0.99, bootstrap_steps=5)
+    name = f"transformer, {'one fused token' if fused else 'three tokens'} a step"
     measure(
-        f"transformer, {'one fused token' if fused else 'three tokens'} a step",
-        lambda: train_policy(lessons, values, config, seed=0, episode_steps=100),
+        f"{name}, {option}" if option else name,
+        lambda: train_policy(lessons, values, config, seed=0, episode_steps=100, compute=compute),
         config.updates,
         flops=flops.transformer_update(
             17, 6, batch=64, steps=20, width=128, layers=3, fused=fused, q_width=256, q_depth=2
         ),
+        against=USUAL_TRANSFORMER,
     )
 
 
@@ -157,15 +217,31 @@ def big_world_model_config(**changes):
     return configs.override(LESSON.world_model, fields | changes)
 
 
-def test_world_model(measure, repeat):
+WORLD_MODEL = "world model, 7 members of 4 x 200"
+
+
+def test_world_model_usual(measure, repeat):
     """Seven members of 4 x 200, batch 256 each, reward and termination learned."""
+    usual, count = UsualEnsemble(big_world_model_config(), 23, 18), repeat(10)
+    rows = torch.randn(4000, 23), torch.randn(4000, 18), torch.zeros(4000)
+    measure(
+        f"usual {WORLD_MODEL}",
+        lambda: [usual.update(*rows) for _ in range(count)],
+        count,
+    )
+
+
+@pytest.mark.parametrize("option", [None, "autocast"], ids=["plain", "autocast"])
+def test_world_model(measure, repeat, chosen, option):
+    compute = chosen(option) if option else configs.AS_WRITTEN
     config = big_world_model_config(updates=repeat(20))
     data = noise(17, 6)
     measure(
-        "world model, 7 members of 4 x 200",
-        lambda: train_world_model(data, config, seed=0),
+        f"{WORLD_MODEL}, {option}" if option else WORLD_MODEL,
+        lambda: train_world_model(data, config, seed=0, compute=compute),
         config.updates,
         flops=flops.world_model_update(23, 2 * 18 + 1, members=7, width=200, depth=4, batch=256),
+        against=f"usual {WORLD_MODEL}",
     )
 
 
@@ -190,16 +266,42 @@ def test_world_model_lesson(measure, repeat):
     )
 
 
-def test_planning(measure, repeat):
-    """1,000 states, 64 candidates, 5 steps ahead; each candidate follows one of four elites."""
+PLANNING = "planning, 64 candidates x 5 steps"
+
+
+def test_planning_usual(measure, repeat):
+    """1,000 states, 64 candidates, 5 steps ahead, the mean of all seven members at every step."""
+    states = torch.randn(repeat(1000, 10), 17)
+    usual = UsualIQL(PUBLISHED_VALUES, 17, 6)
+    ensemble = UsualEnsemble(big_world_model_config(), 23, 18)
+
+    def propose(rows, depth):
+        mean = torch.tanh(usual.actor(rows))
+        return (mean + 0.3 * torch.randn_like(mean)).clamp(-1, 1)
+
+    measure(
+        f"usual {PLANNING}",
+        lambda: usual_plan(
+            ensemble, usual.v, propose, states, candidates=64, horizon=5, discount=0.99
+        ),
+        len(states) * 64 * 5,
+        unit="transitions",
+        rounds=2,
+    )
+
+
+@pytest.mark.parametrize("option", [None, "autocast"], ids=["plain", "autocast"])
+def test_planning(measure, repeat, chosen, option):
+    """The same states; each candidate follows one of four elites."""
+    compute = chosen(option) if option else configs.AS_WRITTEN
     states = torch.randn(repeat(1000, 10), 17)
     config = configs.override(LESSON.planner, {"candidates": 64, "horizon": 5})
     values = Values(PUBLISHED_VALUES, 17, 6).eval().requires_grad_(False)
     world_model = WorldModel(big_world_model_config(), 17, 6).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
-    model = planning_model(values, world_model, config, 0.99, generator)
+    model = planning_model(values, world_model, config, 0.99, generator, compute)
     measure(
-        "planning, 64 candidates x 5 steps",
+        f"{PLANNING}, {option}" if option else PLANNING,
         lambda: plan_in_chunks(states, model, config, generator),
         len(states) * 64 * 5,
         unit="transitions",
@@ -207,6 +309,7 @@ def test_planning(measure, repeat):
             17, 6, width=200, depth=4, outputs=37, policy_width=256, policy_depth=2, horizon=5
         ),
         note="planning: 4 elites, because candidates must divide evenly among them",
+        against=f"usual {PLANNING}",
     )
 
 
@@ -233,6 +336,30 @@ def test_planning_lesson(measure, repeat):
     )
 
 
+EVALUATION = "evaluation, 100 episodes, 25 side by side"
+ACTION_REPEAT = signature(make_point_maze).parameters["action_repeat"].default
+
+
+def test_evaluation_usual(measure, repeat):
+    """Three tokens a step and one environment, as long as the policy of the lesson sees."""
+    env = tasks.get_task("pointmaze-medium").make()
+    values = UsualIQL(PUBLISHED_VALUES, 4, 2)
+    policy = UsualTransformer(4, 2, LESSON.distillation).eval()
+    flat_env, context = flat(env), LESSON.distillation.context
+    episodes = range(repeat(4, 1))
+
+    def work():
+        return sum(usual_episode(flat_env, policy, values.v, context, seed) for seed in episodes)
+
+    measure(
+        "usual evaluation, one environment at a time",
+        work,
+        work() * ACTION_REPEAT,
+        unit="env steps",
+        rounds=3,
+    )
+
+
 def test_evaluation(measure, repeat):
     """An untrained transformer of the lesson's size in 100 episodes of the medium maze."""
     task = tasks.get_task("pointmaze-medium")
@@ -240,13 +367,13 @@ def test_evaluation(measure, repeat):
     values = Values(LESSON.values, 4, 2, (0, 1)).eval().requires_grad_(False)
     policy = make_policy(4, 2, LESSON.distillation, 100).eval().requires_grad_(False)
     actor = TransformerActor(policy, values=values)
-    repeat_action = signature(make_point_maze).parameters["action_repeat"].default
-    steps = int(rollout(task, actor, config).steps.sum()) * repeat_action
+    steps = int(rollout(task, actor, config).steps.sum()) * ACTION_REPEAT
     measure(
-        "evaluation, 100 episodes, 25 side by side",
+        EVALUATION,
         lambda: rollout(task, actor, config),
         steps,
         unit="env steps",
         rounds=3,
-        note=f"evaluation: one decision of the policy is {repeat_action} steps of the environment",
+        note=f"evaluation: one decision of the policy is {ACTION_REPEAT} steps of the environment",
+        against="usual evaluation, one environment at a time",
     )
