@@ -281,7 +281,8 @@ class ComputeConfig:
     compile: bool = False
     """torch.compile the losses. Pays after some 10,000 updates of IQL; the rest gains little."""
     autocast: bool = False
-    """bfloat16 in the losses' matrix products; pays only where the hardware multiplies it."""
+    """bfloat16 in the matrix products of losses and planning (values end in float32); pays only
+    where the hardware multiplies it."""
 
 
 AS_WRITTEN = ComputeConfig()

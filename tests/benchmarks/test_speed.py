@@ -231,11 +231,14 @@ def test_world_model_usual(measure, repeat):
     )
 
 
-@pytest.mark.parametrize("option", [None, "autocast"], ids=["plain", "autocast"])
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method:DeprecationWarning")  # torch's own
+@pytest.mark.parametrize("option", [None, "autocast", "compile, autocast"])
 def test_world_model(measure, repeat, chosen, option):
     compute = chosen(option) if option else configs.AS_WRITTEN
     config = big_world_model_config(updates=repeat(20))
     data = noise(17, 6)
+    if compute.compile:
+        train_world_model(data, config, seed=0, compute=compute)
     measure(
         f"{WORLD_MODEL}, {option}" if option else WORLD_MODEL,
         lambda: train_world_model(data, config, seed=0, compute=compute),
