@@ -1,8 +1,9 @@
 """What the notebooks share: the running example, where its results are kept, and score sweeps.
 
 Every notebook meets the same maze, the same seed and the same cached stages, so that what one
-notebook trained the next one only loads. The two sweeps of notebook 05 take half an hour, so their
-results are committed; `python -m ipd_lite.course --out runs/study` makes them again.
+notebook trained the next one only loads. The sweeps of notebook 05 take half an hour, so their
+results are committed; `python -m ipd_lite.course --out runs/study` makes them again, and with
+`--task hopper-medium-replay` those of the gym task.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from numpy.typing import NDArray
 
 from ipd_lite.collect import collect_missing
 from ipd_lite.config import override
-from ipd_lite.distill import TransformerActor
 from ipd_lite.evaluate import Actor, rollout
 from ipd_lite.pipeline import METHODS, Pipeline, choose_device
 from ipd_lite.runs import load_tensors, save_tensors, write_csv
-from ipd_lite.tasks import Task, get_task
+from ipd_lite.tasks import MazeRecipe, Task, get_task
 
 RUNNING_EXAMPLE = "pointmaze-medium-slow"
+GYM_EXAMPLE = "hopper-medium-replay"
+"""The locomotion task of notebooks 04 to 06."""
 
 
 def repository() -> Path:
@@ -104,47 +106,46 @@ SWEEP = {
 TARGETS = (-120.0, -60.0, -30.0, -20.0, -10.0, -5.0)
 
 
-def value_actor(pipeline: Pipeline) -> TransformerActor:
-    """The distilled policy with V(s) as its token."""
-    policy, _ = pipeline.policy
-    timestep = pipeline.config.distillation.timestep
-    return TransformerActor(policy, values=pipeline.values, timestep=timestep)
-
-
 def alpha_sweep(pipeline: Pipeline) -> tuple[pd.DataFrame, dict[float, list[Walk]]]:
-    """Score of the transformer over alpha, real data alone, and paths from eight shared starts.
+    """Score of the transformer over alpha, real data alone; in mazes also paths from eight starts.
 
     Without imagined data the sweep shows what the value-guided term does and nothing else.
     """
     rows, paths = [], {}
-    evaluation = override(pipeline.config, SWEEP).evaluation
     for alpha in ALPHAS:
-        changes = {**SWEEP, "distillation.alpha": alpha}
-        varied = replace(pipeline, config=override(pipeline.config, changes), used=[])
-        actor = value_actor(varied)
-        returns = rollout(pipeline.task, actor, evaluation, device=pipeline.device).returns
-        score = float(pipeline.task.normalized_score(returns.mean()))
-        rows.append({"alpha": alpha, "seed": pipeline.seed, "score": round(score, 3)})
-        seeds = range(evaluation.seed, evaluation.seed + 8)
-        paths[alpha] = walks(pipeline.task, actor, seeds, pipeline.device)
+        config = override(pipeline.config, {**SWEEP, "distillation.alpha": alpha})
+        actor, score = _last(replace(pipeline, config=config, used=[]), "ipd")
+        rows.append({"alpha": alpha, "seed": pipeline.seed, "score": score})
+        if isinstance(pipeline.task.recipe, MazeRecipe):
+            seeds = range(config.evaluation.seed, config.evaluation.seed + 8)
+            paths[alpha] = walks(pipeline.task, actor, seeds, pipeline.device)
     return pd.DataFrame(rows), paths
 
 
 def target_sweep(pipeline: Pipeline) -> pd.DataFrame:
     """Score of one Decision Transformer over the hand-set target return."""
-    changes = dict(METHODS["dt"].overrides)
-    varied = replace(pipeline, config=override(pipeline.config, changes), used=[])
-    policy, _ = varied.policy
-    evaluation = override(pipeline.config, SWEEP).evaluation
+    changes = {**METHODS["dt"].overrides, "evaluation.episodes": SWEEP["evaluation.episodes"]}
     rows = []
     for target in TARGETS:
-        actor = TransformerActor(
-            policy, target=target, timestep=varied.config.distillation.timestep
-        )
-        returns = rollout(pipeline.task, actor, evaluation, device=pipeline.device).returns
-        score = float(pipeline.task.normalized_score(returns.mean()))
-        rows.append({"target": target, "seed": pipeline.seed, "score": round(score, 3)})
+        config = override(pipeline.config, {**changes, "evaluation.target": target})
+        _, score = _last(replace(pipeline, config=config, used=[]), "dt")
+        rows.append({"target": target, "seed": pipeline.seed, "score": score})
     return pd.DataFrame(rows)
+
+
+def _last(pipeline: Pipeline, method: str) -> tuple[Actor, float]:
+    """A method's last checkpoint and its score."""
+    actor = METHODS[method].evaluate(pipeline)[-1]
+    returns = rollout(
+        pipeline.task, actor, pipeline.config.evaluation, device=pipeline.device
+    ).returns
+    return actor, round(float(pipeline.task.normalized_score(returns.mean())), 3)
+
+
+def sweep_file(folder: Path, setting: str, task: str = RUNNING_EXAMPLE) -> Path:
+    """Where the sweep over `setting` ("alpha" or "target") lies: the maze's name is left out."""
+    suffix = "" if task == RUNNING_EXAMPLE else f"-{task}"
+    return folder / f"course-{setting}{suffix}.csv"
 
 
 def saved_paths(folder: Path) -> dict[float, list[NDArray[np.float64]]]:
@@ -162,6 +163,7 @@ def saved_paths(folder: Path) -> dict[float, list[NDArray[np.float64]]]:
 def main() -> None:
     """Make the committed sweeps of notebook 05 again (three seeds, about half an hour)."""
     parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--task", default=RUNNING_EXAMPLE, help=f"or {GYM_EXAMPLE}: alpha alone")
     parser.add_argument("--out", type=Path, default=Path("runs/study"), help="run folder to reuse")
     parser.add_argument("--data", type=Path, default=Path("figures/data"), help="where to write")
     parser.add_argument("--seeds", type=int, default=3)
@@ -169,11 +171,12 @@ def main() -> None:
     arguments = parser.parse_args()
     scores, targets = [], []
     for seed in range(arguments.seeds):
-        pipeline = running_example(arguments.preset, seed=seed, out=arguments.out)
+        pipeline = running_example(arguments.preset, arguments.task, seed, arguments.out)
         found, paths = alpha_sweep(pipeline)
         scores.append(found)
-        targets.append(target_sweep(pipeline))
-        if seed:
+        if arguments.task == RUNNING_EXAMPLE:  # the targets are returns of this maze
+            targets.append(target_sweep(pipeline))
+        if seed or not paths:
             continue
         arrays = {}
         for alpha, group in paths.items():
@@ -181,8 +184,9 @@ def main() -> None:
             arrays[f"{alpha:g}"] = torch.cat(positions)
             arrays[f"{alpha:g}/lengths"] = torch.tensor([len(p) for p in positions])
         save_tensors(arguments.data / "course-alpha.safetensors", arrays)
-    write_csv(arguments.data / "course-alpha.csv", pd.concat(scores))
-    write_csv(arguments.data / "course-target.csv", pd.concat(targets))
+    write_csv(sweep_file(arguments.data, "alpha", arguments.task), pd.concat(scores))
+    if targets:
+        write_csv(sweep_file(arguments.data, "target", arguments.task), pd.concat(targets))
 
 
 if __name__ == "__main__":

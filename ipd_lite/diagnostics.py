@@ -9,6 +9,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -29,6 +30,8 @@ from ipd_lite.mazes import (
 )
 from ipd_lite.nets import in_chunks
 from ipd_lite.tasks import MazeRecipe, Task
+from ipd_lite.train_behaviour import ENVIRONMENTS
+from ipd_lite.uncertainty import inside_threshold
 from ipd_lite.world_model import WorldModel
 
 
@@ -48,13 +51,51 @@ class MazeSimulator:
             result[i] = self.env.step(action)[0]["observation"]
         return result
 
-    def follow(self, observation: Array, actions: Array) -> Array:
-        """Observations (T + 1, 4) when `actions` (T, 2) are played open-loop from `observation`."""
+    def follow(self, observation: Array, actions: Array) -> tuple[Array, Array]:
+        """Observations (T + 1, 4) and rewards (T,) of `actions` (T, 2), played open-loop."""
         self.point.set_state(observation[:2], observation[2:])
         path = [observation]
         for action in actions:
             path.append(self.env.step(action)[0]["observation"])
-        return np.stack(path)
+        return np.stack(path), np.full(len(actions), -1.0)
+
+
+class RobotSimulator:
+    """Hopper, HalfCheetah or Walker2d as a function: set an observed state, play actions, look.
+
+    An observation holds every joint's angle and velocity, but not how far the robot has run, which
+    changes nothing. Hopper and Walker2d clip their velocities to 10 in it, so that a state in very
+    fast motion begins a little slower than it was.
+    """
+
+    def __init__(self, environment: str) -> None:
+        self.robot: Any = gym.make(environment).unwrapped
+        self.robot.reset(seed=0)
+
+    def follow(self, observation: Array, actions: Array) -> tuple[Array, Array]:
+        """Observations (T + 1, O) and rewards (T,) of `actions` (T, A), played open-loop."""
+        angles = self.robot.model.nq - 1
+        here = np.concatenate([np.zeros(1), observation[:angles]])
+        self.robot.set_state(here, observation[angles:])
+        path, rewards = [observation], []
+        for action in actions:
+            following, reward, *_ = self.robot.step(action)
+            path.append(following)
+            rewards.append(float(reward))
+        return np.stack(path), np.array(rewards)
+
+
+def simulator_of(task: Task) -> MazeSimulator | RobotSimulator:
+    """The task's true dynamics.
+
+    Raises:
+        ValueError: the state of the task's simulator cannot be set from an observation.
+    """
+    if isinstance(task.recipe, MazeRecipe):
+        return MazeSimulator(task.recipe.maze)
+    if task.environment in ENVIRONMENTS.values():
+        return RobotSimulator(task.environment)
+    raise ValueError(f"{task.name}: no simulator whose state can be set from an observation")
 
 
 def _numpy(tensor: Tensor) -> Array:
@@ -179,14 +220,60 @@ class Replay:
     """Imagined continuations replayed open-loop in the simulator, (B,) each.
 
     uncertainty: largest U of the continuation. imagined, real: discounted gain over V(s) at the
-    start, as the model imagined it and as the simulator has it. distance: metres between the
-    imagined and the real final position.
+    start, as the model imagined it and as the simulator has it. distance: between the imagined and
+    the real final state; metres in a maze, else deviations of the data over all entries.
     """
 
     uncertainty: Array
     imagined: Array
     real: Array
     distance: Array
+
+
+@dataclass(frozen=True)
+class _Truth:
+    """What the simulator makes of imagined actions: observations (B, T + 1, O), rewards and
+    terminated (B, T)."""
+
+    observations: Tensor
+    rewards: Tensor
+    terminated: Tensor
+
+
+def _play(
+    task: Task, chosen: Continuations, dataset: OfflineDataset, reward_scale: float
+) -> tuple[_Truth, list[Array]]:
+    assert task.terminated is not None
+    simulator = simulator_of(task)
+    starts = _numpy(dataset.observations[chosen.start])
+    actions, lengths = _numpy(chosen.actions), chosen.length.cpu().numpy()
+    T = actions.shape[1]
+    paths, rewards = np.repeat(starts[:, None], T + 1, axis=1), np.zeros((len(starts), T))
+    traces = []
+    for i, length in enumerate(lengths):
+        trace, given = simulator.follow(starts[i], actions[i, :length])
+        traces.append(trace)
+        paths[i, : length + 1], rewards[i, :length] = trace, given * reward_scale
+    true = torch.as_tensor(paths, dtype=torch.float32, device=dataset.device)
+    earned = torch.as_tensor(rewards, dtype=torch.float32, device=dataset.device)
+    return _Truth(true, earned, task.terminated(true[:, 1:])), traces
+
+
+def _gains(
+    chosen: Continuations, truth: _Truth, length: Tensor, values: Values, discount: float
+) -> tuple[Array, Array]:
+    """Imagined and real gain (B,) over V(s) of the first `length` steps."""
+    begin = values.v(chosen.observations[:, 0])
+    dream = imagined_return(
+        chosen.observations, chosen.rewards, chosen.terminated, length, values, discount
+    )
+    ended = truth.terminated
+    # After the true end the episode is over: count only the steps up to it.
+    first = torch.where(ended.any(1), ended.float().argmax(1) + 1, length)
+    real = imagined_return(
+        truth.observations, truth.rewards, ended, torch.minimum(first, length), values, discount
+    )
+    return _numpy(dream - begin), _numpy(real - begin)
 
 
 @torch.no_grad()
@@ -197,47 +284,53 @@ def replay(
     values: Values,
     discount: float,
     count: int = 300,
+    reward_scale: float = 1.0,
 ) -> tuple[Replay, list[Array]]:
-    """Play imagined actions in the true maze and compare the gains; also the true paths."""
-    assert task.terminated is not None
-    simulator = MazeSimulator(maze_of(task).name)
+    """Play imagined actions in the true simulator and compare the gains; also the true paths.
+
+    Args:
+        reward_scale: what the simulator's rewards are multiplied by, as `dataset`'s were.
+    """
     chosen = continuations.select(slice(0, count))
-    starts = _numpy(dataset.observations[chosen.start])
-    actions, lengths = _numpy(chosen.actions), chosen.length.cpu().numpy()
-    T = actions.shape[1]
-    paths = np.repeat(starts[:, None], T + 1, axis=1)
-    traces = []
-    for i, length in enumerate(lengths):
-        trace = simulator.follow(starts[i], actions[i, :length])
-        traces.append(trace)
-        paths[i, : length + 1] = trace
-    true = torch.as_tensor(paths, dtype=torch.float32, device=dataset.device)
-    ended = task.terminated(true[:, 1:])
-    # After the true arrival the episode is over: count only the steps up to it.
-    first = torch.where(ended.any(1), ended.float().argmax(1) + 1, chosen.length)
-    stopped = torch.minimum(first, chosen.length)
-    begin = values.v(dataset.observations[chosen.start])
-    real = imagined_return(true, chosen.rewards, ended, stopped, values, discount) - begin
-    dream = imagined_return(
-        chosen.observations, chosen.rewards, chosen.terminated, chosen.length, values, discount
-    )
+    truth, traces = _play(task, chosen, dataset, reward_scale)
+    dream, real = _gains(chosen, truth, chosen.length, values, discount)
     rows = torch.arange(len(chosen), device=dataset.device)
-    final = chosen.observations[rows, chosen.length, :2]
-    steps = torch.arange(T, device=dataset.device)
+    steps = torch.arange(chosen.actions.shape[1], device=dataset.device)
     doubt = chosen.uncertainty.masked_fill(steps >= chosen.length[:, None], 0.0).amax(1)
-    gap = np.linalg.norm(_numpy(final) - np.stack([t[-1, :2] for t in traces]), axis=1)
-    return Replay(_numpy(doubt), _numpy(dream - begin), _numpy(real), gap), traces
+    gap = _numpy(chosen.observations[rows, chosen.length]) - np.stack([t[-1] for t in traces])
+    if task.position_dimensions:
+        gap = gap[:, list(task.position_dimensions)]
+    else:
+        gap = gap / _numpy(dataset.observations.std(0))
+    return Replay(_numpy(doubt), dream, real, np.linalg.norm(gap, axis=1)), traces
 
 
-def gain_by_threshold(found: Replay, thresholds: Array) -> tuple[Array, Array, NDArray[np.int64]]:
-    """Mean imagined and real gain (Q,) of the continuations whose U stays at or below each
-    threshold, and how many there are."""
+@torch.no_grad()
+def gain_by_threshold(
+    task: Task,
+    loose: Continuations,
+    dataset: OfflineDataset,
+    values: Values,
+    discount: float,
+    thresholds: Array,
+    least: int = 2,
+    reward_scale: float = 1.0,
+) -> tuple[Array, Array, NDArray[np.int64]]:
+    """Mean imagined and real gain (Q,) of what a gate at each threshold leaves of `loose`.
+
+    A gate cuts each continuation before its first step with a greater U. Those with fewer than
+    `least` steps left do not count; the third result says how many do.
+    """
+    truth, _ = _play(task, loose, dataset, reward_scale)
     imagined, real, counts = [], [], []
     for threshold in thresholds:
-        inside = found.uncertainty <= threshold
-        counts.append(int(inside.sum()))
-        imagined.append(float(found.imagined[inside].mean()) if inside.any() else np.nan)
-        real.append(float(found.real[inside].mean()) if inside.any() else np.nan)
+        passed = inside_threshold(loose.uncertainty, float(threshold), cumulative=False)
+        length = torch.minimum(passed.sum(1), loose.length)
+        dream, gained = _gains(loose, truth, length, values, discount)
+        kept = (length >= least).cpu().numpy()
+        counts.append(int(kept.sum()))
+        imagined.append(float(dream[kept].mean()) if kept.any() else np.nan)
+        real.append(float(gained[kept].mean()) if kept.any() else np.nan)
     return np.array(imagined), np.array(real), np.array(counts)
 
 

@@ -5,7 +5,10 @@ Colours are Okabe and Ito's colour-blind-safe set; every series also differs in 
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -43,6 +46,34 @@ def style() -> None:
             "svg.hashsalt": "ipd-lite",
         }
     )
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG and the words for readers who cannot see it.
+
+    The words lie where nbconvert and nbviewer look for them (the metadata of the image), and they
+    stand for the picture wherever there is only text.
+    """
+
+    data: bytes
+    alt: str
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[Any, Any]:
+        image = base64.b64encode(self.data).decode()
+        return {"image/png": image, "text/plain": self.alt}, {"image/png": {"alt": self.alt}}
+
+
+def show(drawn: Figure | bytes, alt: str) -> None:
+    """Display a figure (and close it), or a PNG, in a notebook; `alt` says what is to be seen."""
+    from IPython.display import display
+
+    if isinstance(drawn, Figure):
+        buffer = io.BytesIO()
+        drawn.savefig(buffer, format="png", dpi=drawn.dpi)
+        plt.close(drawn)
+        drawn = buffer.getvalue()
+    display(Picture(drawn, alt))
 
 
 def maze(ax: Axes, walls: NDArray[np.bool_], goal: Array | None = None) -> Axes:
@@ -203,7 +234,11 @@ def continuations(
 def gain_by_threshold(
     quantiles: Array, imagined: Array, real: Array, counts: NDArray[np.int64], chosen: float
 ) -> Figure:
-    """Mean gain in V as imagined and as replayed, over the quantile that sets the threshold."""
+    """Mean gain in V as imagined and as replayed, over the quantile that sets the threshold.
+
+    Args:
+        counts: continuations behind each point, written beside it.
+    """
     figure, ax = plt.subplots(figsize=(4.6, 3.4))
     ax.plot(quantiles, imagined, "o-", color=BLUE, label="imagined")
     ax.plot(quantiles, real, "s--", color=GREEN, label="replayed in the simulator")
@@ -443,7 +478,8 @@ def ensemble_fit(
                    label="aleatoric: mean predicted variance")  # fmt: skip
     right.semilogy(grid, means.var(0) + 1e-8, color=BLUE, label="epistemic: variance of the means")
     right.set(xlabel="x", ylabel="variance", title="two kinds of not knowing")
-    right.legend()
+    right.set_ylim(top=20 * right.get_ylim()[1])  # room for the legend
+    right.legend(loc="upper center")
     return figure
 
 
@@ -460,6 +496,14 @@ def two_gaussians(grid: Array, first: Array, second: Array, title: str) -> Figur
     return figure
 
 
+def around(ax: Axes, points: Array, margin: float = 0.6) -> None:
+    """Show the square around points (..., 2), in metres."""
+    flat = points.reshape(-1, 2)
+    middle = (flat.min(0) + flat.max(0)) / 2
+    half = float((flat.max(0) - flat.min(0)).max() / 2 + margin)
+    ax.set(xlim=(middle[0] - half, middle[0] + half), ylim=(middle[1] - half, middle[1] + half))
+
+
 def plan_fan(
     walls: NDArray[np.bool_], goal: Array, paths: Array, scores: Array, top: int
 ) -> Figure:
@@ -470,6 +514,7 @@ def plan_fan(
     drawn = trajectories(ax, list(paths[order]), scores[order], "score of the plan (return)")
     drawn.set_linewidth([2.2 if i >= len(order) - top else 0.8 for i in range(len(order))])
     ax.plot(*paths[0, 0], "o", color=ORANGE, ms=6, zorder=6)
+    around(ax, paths)
     ax.set_title(f"{len(paths)} imagined futures of {paths.shape[1] - 1} decisions")
     return figure
 
@@ -497,29 +542,57 @@ def step_fields(
     walls: NDArray[np.bool_],
     goal: Array,
     observations: Array,
-    fields: Mapping[str, Array],
+    numbers: Array,
+    chosen: NDArray[np.bool_],
     label: str,
+    titles: tuple[str, str],
 ) -> Figure:
-    """Numbers per recorded step, one panel each, at the positions of observations (N, 2+)."""
-    figure, axes = plt.subplots(1, len(fields), figsize=(4.1 * len(fields), 3.5), squeeze=False)
-    limit = max(float(np.quantile(np.abs(values), 0.98)) for values in fields.values())
-    for ax, (title, values) in zip(axes[0], fields.items(), strict=True):
+    """One number per recorded step (N,) at its position, and beside it a choice among the steps."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.2, 3.7))
+    limit = float(np.quantile(np.abs(numbers), 0.98))
+    x, y = observations[:, :2].T
+    for ax, title in zip((left, right), titles, strict=True):
         maze(ax, walls, goal)
-        shown = ax.scatter(
-            *observations[:, :2].T, c=values, s=3, lw=0, cmap=DIVERGING, vmin=-limit, vmax=limit,
-            zorder=2,
-        )  # fmt: skip
-        figure.colorbar(shown, ax=ax, label=label, shrink=0.8)
         ax.set_title(title)
+    shown = left.scatter(
+        x, y, c=numbers, s=4, lw=0, cmap=DIVERGING, vmin=-limit, vmax=limit, zorder=2
+    )
+    figure.colorbar(shown, ax=left, label=label, shrink=0.8)
+    colours = np.where(chosen, VERMILION, SKY)
+    right.scatter(x, y, s=4, lw=0, c=list(colours), zorder=2)  # in order, so that none hides all
+    for colour, name in ((SKY, "no"), (VERMILION, "yes")):
+        right.plot([], [], ".", color=colour, label=name)
+    right.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def curves_apart(
+    groups: Mapping[str, Sequence[Array]], stops: NDArray[np.int64], xlabel: str, ylabel: str
+) -> Figure:
+    """One panel per run: its curve (T,) from every group, and a dotted line at its stop."""
+    count = len(stops)
+    figure, axes = plt.subplots(
+        1, count, figsize=(2.3 * count + 0.4, 2.5), sharey=True, squeeze=False
+    )
+    styles = ((BLUE, "-", "o"), (GREEN, "--", "s"), (GREY, ":", "^"))
+    for number, ax in enumerate(axes[0]):
+        for (name, curves), (colour, line, mark) in zip(groups.items(), styles, strict=False):
+            ax.plot(curves[number], line, marker=mark, ms=3, color=colour, label=name)
+        ax.axvline(float(stops[number]), color=VERMILION, ls=":", label="the gate stops here")
+        ax.set_xlabel(xlabel)
+    axes[0, 0].set_ylabel(ylabel)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
     return figure
 
 
 def attention(weights: Array, labels: Sequence[str], title: str) -> Figure:
-    """Attention weights (heads, T, T), one panel per head: rows look at columns."""
+    """Attention weights (heads, T, T), one panel per head: rows look at columns; no later ones."""
     heads = len(weights)
+    hidden = np.triu(np.ones(weights.shape[1:], dtype=bool), 1)
     figure, axes = plt.subplots(1, heads, figsize=(2.3 * heads + 0.8, 2.7), squeeze=False)
     for number, (ax, weight) in enumerate(zip(axes[0], weights, strict=True)):
-        shown = ax.imshow(weight, cmap=SEQUENTIAL, vmin=0, vmax=1)
+        shown = ax.imshow(np.where(hidden, np.nan, weight), cmap=SEQUENTIAL, vmin=0, vmax=1)
         ax.set_xticks(range(len(labels)), labels, rotation=90)
         ax.set_yticks(range(len(labels)), labels if number == 0 else [])
         ax.set_title(f"head {number + 1}")
@@ -538,14 +611,19 @@ def score_curve(
 ) -> Figure:
     """Scores over one setting: every seed a dot, their mean a line, references as level lines.
 
+    The settings stand side by side at equal distances, whatever their values.
+
     Args:
         frame: columns `x` and score, one row per seed.
-        axes: passed to `Axes.set` (scales, ticks).
+        axes: passed to `Axes.set` (limits).
     """
     figure, ax = plt.subplots(figsize=(5.2, 3.3))
     mean = frame.groupby(x)["score"].mean()
-    ax.plot(mean.index, mean.to_numpy(), "-", color=BLUE, label="mean over seeds")
-    ax.plot(frame[x], frame["score"], "o", color=BLUE, ms=4, alpha=0.6, label="one seed")
+    places = {value: place for place, value in enumerate(mean.index)}
+    ax.plot(range(len(mean)), mean.to_numpy(), "-", color=BLUE, label="mean over seeds")
+    ax.plot(frame[x].map(places), frame["score"], "o", color=BLUE, ms=4, alpha=0.6,
+            label="one seed")  # fmt: skip
+    ax.set_xticks(range(len(mean)), [f"{value:g}" for value in mean.index])
     for (name, level), colour, line in zip(
         reference.items(), (VERMILION, GREEN, GREY), ("--", "-.", ":"), strict=False
     ):
@@ -562,12 +640,11 @@ def animation(
     every: int = 1,
     most: int = 80,
 ) -> bytes:
-    """Several balls per panel moving along their paths (T, 2), as a small looping GIF.
+    """Several balls per panel moving along their paths (T, 2), as a small looping animated PNG.
 
-    Drawn without a window, so it works on servers. `groups`: panel title -> paths.
+    Drawn without a window, so it works on servers; every viewer that shows a PNG shows at least its
+    first frame. `groups`: panel title -> paths.
     """
-    import io
-
     from PIL import Image
 
     figure, axes = plt.subplots(1, len(groups), figsize=(3.0 * len(groups), 2.9), dpi=70)
@@ -588,12 +665,14 @@ def animation(
             tails.set_data(behind[:, 0], behind[:, 1])
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", bbox_inches=None)
-        frames.append(Image.open(buffer).convert("P", palette=Image.Palette.ADAPTIVE, colors=32))
+        frames.append(Image.open(buffer).convert("RGB"))
         figure.set_layout_engine("none")
     plt.close(figure)
+    colours = frames[-1].quantize(32)  # an animated PNG has one palette
+    small = [frame.quantize(palette=colours, dither=Image.Dither.NONE) for frame in frames]
     result = io.BytesIO()
-    frames[0].save(
-        result, "GIF", save_all=True, append_images=frames[1:], duration=90 * every, loop=0
+    small[0].save(
+        result, "PNG", save_all=True, append_images=small[1:], duration=90 * every, loop=0
     )
     return result.getvalue()
 
@@ -608,7 +687,9 @@ def flow(boxes: Sequence[tuple[str, str, str]]) -> Figure:
             place + 0.42, 0.72, f"{name}\n{section}", ha="center", va="center", fontsize=10,
             bbox={"boxstyle": "round,pad=0.5", "fc": "#EAF3FA", "ec": BLUE},
         )  # fmt: skip
-        ax.text(place + 0.42, 0.2, result, ha="center", va="center", fontsize=8, family="monospace")
+        ax.text(
+            place + 0.42, 0.28, result, ha="center", va="center", fontsize=8, family="monospace"
+        )
         if place:
             ax.annotate(
                 "", (place + 0.06, 0.72), (place - 0.22, 0.72),

@@ -2,7 +2,7 @@
 
 The figure is shown first, as an ordinary image output, and a slider then replaces that very
 output. Without a front end (a headless run, a printed page, a page on the web) the default figure
-therefore stays.
+therefore stays. Every picture carries a text that says what it shows, with the controls' values.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from IPython.display import Image, display
+from IPython.display import display
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.stats import expectile, norm
+from tqdm import tqdm
 
 from ipd_lite import plots
 from ipd_lite.uncertainty import dual_divergence, primal_divergence
@@ -38,26 +39,31 @@ def picture(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def show(render: Callable[..., bytes], **controls: ipywidgets.Widget) -> None:
+def show(render: Callable[..., bytes], alt: str, **controls: ipywidgets.Widget) -> None:
     """Show the picture of the controls' values now, and another whenever a control moves.
 
     Args:
         render: the controls' values by name -> PNG bytes.
+        alt: what the picture shows, for readers who cannot see it; the values are added.
     """
 
-    def values() -> dict[str, Any]:
-        return {name: control.value for name, control in controls.items()}
+    def current() -> plots.Picture:
+        values = {name: control.value for name, control in controls.items()}
+        now = ", ".join(
+            f"{control.description} {values[name]}" for name, control in controls.items()
+        )
+        return plots.Picture(render(**values), f"{alt} Now: {now}.")
 
     for control in controls.values():
         control.style = {"description_width": "initial"}
         control.layout = ipywidgets.Layout(width="420px")
-    first = Image(data=render(**values()), format="png")
+    first = current()
     display(ipywidgets.VBox(list(controls.values())))
     handle = display(first, display_id=True)
 
     def moved(change: Any) -> None:
         if handle is not None:
-            handle.update(Image(data=render(**values()), format="png"))
+            handle.update(current())
 
     for control in controls.values():
         control.observe(moved, names="value")
@@ -66,18 +72,18 @@ def show(render: Callable[..., bytes], **controls: ipywidgets.Widget) -> None:
 def drawn_beforehand(pictures: Mapping[Key, Callable[[], Figure]]) -> dict[Key, bytes]:
     """Every figure drawn once, as PNG bytes, and closed."""
     drawn = {}
-    for key, draw in pictures.items():
+    for key, draw in tqdm(pictures.items(), desc="figures", unit="figure", delay=2, leave=False):
         figure = draw()
         drawn[key] = picture(figure)
         plt.close(figure)
     return drawn
 
 
-def choose(pictures: Mapping[str, Callable[[], Figure]], description: str) -> None:
+def choose(pictures: Mapping[str, Callable[[], Figure]], description: str, alt: str) -> None:
     """A menu of figures, all drawn beforehand."""
     drawn = drawn_beforehand(pictures)
     menu = ipywidgets.Dropdown(options=list(drawn), description=description)
-    show(lambda choice: drawn[choice], choice=menu)
+    show(lambda choice: drawn[choice], alt, choice=menu)
 
 
 def browse_episodes(
@@ -105,6 +111,8 @@ def browse_episodes(
 
     show(
         render,
+        "Left, the path of one episode in the maze, over all others in grey; right, its distance "
+        "to the goal after each decision, with the goal's radius shaded.",
         episode=ipywidgets.IntSlider(min=0, max=len(paths) - 1, value=0, description="episode"),
     )
 
@@ -134,6 +142,8 @@ def expectile_slider(samples: Array) -> None:
 
     show(
         render,
+        "Left, a histogram of Q values with their expectile as a red line; right, the expectile "
+        "loss over the candidate for V, lowest at that same line.",
         tau=ipywidgets.FloatSlider(min=0.02, max=0.98, step=0.02, value=0.9, description="tau"),
     )
 
@@ -156,6 +166,7 @@ def gaussian_sliders() -> None:
 
     show(
         render,
+        "The densities of two members' Gaussians; the title has both divergences between them.",
         gap=ipywidgets.FloatSlider(
             min=-3, max=3, step=0.1, value=1, description="distance of the means"
         ),
@@ -170,6 +181,8 @@ def gap_slider(fits: Mapping[float, Callable[[], Figure]]) -> None:
     drawn = drawn_beforehand(fits)
     show(
         lambda gap: drawn[gap],
+        "Left, noisy data with a hole and five members' means and bands; right, the aleatoric and "
+        "the epistemic variance, which rises inside the hole.",
         gap=ipywidgets.SelectionSlider(
             options=[(f"{width:g}", width) for width in fits],
             value=list(fits)[len(fits) // 2],
@@ -200,6 +213,7 @@ def plan_sliders(
     ax.add_collection(refused)
     first_paths = next(iter(fans.values()))[0]
     ax.plot(*first_paths[0, 0], "o", color=plots.ORANGE, ms=6, zorder=6)
+    plots.around(ax, np.concatenate([paths.reshape(-1, 2) for paths, _, _ in fans.values()]))
     plt.close(figure)
 
     def render(horizon: int, candidates: int, quantile: float) -> bytes:
@@ -217,6 +231,8 @@ def plan_sliders(
     most = len(next(iter(fans.values()))[1])
     show(
         render,
+        "A planner's candidate futures in the maze, coloured by score, the best thick, those that "
+        "the gate refuses dotted; the title counts what passes.",
         horizon=ipywidgets.SelectionSlider(
             options=list(fans), value=list(fans)[len(fans) // 2], description="horizon (decisions)"
         ),
@@ -260,6 +276,8 @@ def alpha_slider(
 
     show(
         render,
+        "Left, the policy's paths in the maze from eight starts; right, the score of every seed "
+        "over alpha.",
         alpha=ipywidgets.SelectionSlider(
             options=[(name, alpha) for name, alpha in zip(names, order, strict=True)],
             value=order[len(order) // 2],

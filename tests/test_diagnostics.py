@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,11 +18,11 @@ from ipd_lite.collect import record_stream
 from ipd_lite.data import OfflineDataset
 from ipd_lite.diagnostics import (
     MazeSimulator,
-    Replay,
     gain_by_threshold,
     maze_of,
     model_report,
     replay,
+    simulator_of,
     stitch,
     value_map,
 )
@@ -53,7 +54,8 @@ def test_simulator_repeats_a_recorded_walk() -> None:
     observations, actions = record_stream(recipe, progress=False)
     simulator = MazeSimulator("umaze")
     for begin in range(0, 200, 20):
-        path = simulator.follow(observations[begin], actions[begin : begin + 20])
+        path, rewards = simulator.follow(observations[begin], actions[begin : begin + 20])
+        assert rewards.tolist() == [-1.0] * 20
         np.testing.assert_allclose(path, observations[begin : begin + 21], atol=1e-3)
     # Single steps, in any order.
     order = np.random.default_rng(0).permutation(200)
@@ -167,17 +169,56 @@ def test_value_map_compares_with_the_exact_solution(pipeline: Pipeline) -> None:
     assert learned.spearman == pytest.approx(rank.loc["truth", "guess"], abs=1e-6)
 
 
-def test_gain_is_averaged_over_what_each_threshold_lets_pass() -> None:
-    found = Replay(
-        uncertainty=np.array([0.1, 0.5, 0.5, 2.0]),
-        imagined=np.array([1.0, 2.0, 6.0, 100.0]),
-        real=np.array([1.0, 1.0, 2.0, -10.0]),
-        distance=np.zeros(4),
+def test_gain_is_averaged_over_what_each_gate_leaves() -> None:
+    """Against replaying, gate by gate, what Algorithm 1 would have kept."""
+    data = umaze_data()
+    truth = recorded_as_imagined(data).select(slice(0, 30))
+    flattering = replace(truth, rewards=truth.rewards + 0.5)
+    doubt = torch.rand(truth.uncertainty.shape, generator=torch.Generator().manual_seed(0))
+    loose = replace(
+        flattering, uncertainty=torch.where(truth.uncertainty.isinf(), torch.inf, doubt)
     )
-    imagined, real, counts = gain_by_threshold(found, np.array([0.0, 0.1, 0.5, 9.0]))
-    np.testing.assert_allclose(imagined, [np.nan, 1.0, 3.0, 109 / 4])
-    np.testing.assert_allclose(real, [np.nan, 1.0, 4 / 3, -6 / 4])
-    assert counts.tolist() == [0, 1, 3, 4]
+    task, values, thresholds = get_task(TASK), GoalValues(), np.array([0.0, 0.5, 0.9, 9.0])
+    imagined, real, counts = gain_by_threshold(task, loose, data, values, GAMMA, thresholds)  # type: ignore[arg-type]
+    assert np.isnan(imagined[0]) and np.isnan(real[0]) and counts[0] == 0
+    for index, threshold in enumerate(thresholds[1:], 1):
+        lengths = []
+        for row, most in zip(loose.uncertainty.tolist(), loose.length.tolist(), strict=True):
+            stops = [step for step, u in enumerate(row[:most]) if u > threshold]
+            lengths.append(stops[0] if stops else most)
+        cut = replace(loose, length=torch.tensor(lengths))
+        kept = cut.select(cut.length >= 2)
+        found, _ = replay(task, kept, data, values, GAMMA)  # type: ignore[arg-type]
+        assert counts[index] == len(kept) > 0
+        assert imagined[index] == pytest.approx(found.imagined.mean(), abs=1e-4)
+        assert real[index] == pytest.approx(found.real.mean(), abs=1e-4)
+        assert imagined[index] > real[index]
+
+
+@pytest.mark.parametrize("robot", ["hopper", "halfcheetah", "walker2d"])
+def test_a_robot_repeats_a_recorded_run(robot: str) -> None:
+    """States set from observations, then the same actions: the same states and rewards."""
+    task = get_task(f"{robot}-medium-replay")
+    environment = gym.make(task.environment)
+    observation, _ = environment.reset(seed=3)
+    environment.action_space.seed(3)
+    path, actions, rewards = [observation], [], []
+    for _ in range(40):
+        actions.append(0.3 * environment.action_space.sample())
+        observation, reward, *_ = environment.step(actions[-1])
+        path.append(observation)
+        rewards.append(reward)
+    simulator = simulator_of(task)
+    for begin in (0, 7, 25):
+        states, earned = simulator.follow(path[begin], np.array(actions[begin : begin + 5]))
+        np.testing.assert_allclose(states, path[begin : begin + 6], atol=1e-2)
+        np.testing.assert_allclose(earned, rewards[begin : begin + 5], atol=1e-2)
+
+
+def test_only_known_simulators_replay() -> None:
+    assert isinstance(simulator_of(get_task(TASK)), MazeSimulator)
+    with pytest.raises(ValueError, match="no simulator"):
+        simulator_of(get_task("pen-human"))
 
 
 def test_ungated_continuations_that_arrive_take_part_in_the_replay(pipeline: Pipeline) -> None:

@@ -39,8 +39,8 @@ def lines(cell: dict[str, Any]) -> int:
 
 
 def python(cell: dict[str, Any]) -> str:
-    """Source that Python can parse: IPython's percent commands stand for nothing."""
-    return re.sub(r"^(\s*)%.*$", r"\1pass", text(cell), flags=re.MULTILINE)
+    """Source that Python can parse: IPython's own commands (% and !) stand for nothing."""
+    return re.sub(r"^(\s*)[%!].*$", r"\1pass", text(cell), flags=re.MULTILINE)
 
 
 def tags(cell: dict[str, Any]) -> list[str]:
@@ -112,6 +112,33 @@ def test_figures_come_from_the_package(path: Path) -> None:
         assert not re.search(r"\bplt\.|\bax\.(plot|scatter|imshow|hist)", text(cell))
 
 
+def test_every_figure_is_shown_with_words(path: Path) -> None:
+    """`plots.show(figure, alt)` is the one way to a picture, and `alt` says what is to be seen."""
+    for cell in cells(path, "code"):
+        for node in ast.walk(ast.parse(python(cell))):
+            if isinstance(node, ast.Expr) and "plots." in ast.unparse(node).split("(")[0]:
+                assert ast.unparse(node).startswith(("plots.show(", "plots.style(")), text(cell)
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "plots.show":
+                assert len(node.args) == 2 and len(ast.unparse(node.args[1])) > 50, text(cell)
+
+
+def test_saved_pictures_have_words(path: Path) -> None:
+    for cell in cells(path, "code"):
+        for output in cell["outputs"]:
+            for kind in output.get("data", {}):
+                if kind.startswith("image/"):
+                    alt = output["metadata"][kind]["alt"]
+                    assert len(alt) > 50 and "".join(output["data"]["text/plain"]) == alt
+
+
+def test_a_public_clone_finds_its_results(path: Path) -> None:
+    """On Colab only the notebook is there: package and committed results come by git."""
+    (setup,) = [text(cell) for cell in cells(path, "code") if "git clone" in text(cell)]
+    for line in ("!git clone -q --depth 1 https://", "%cd -q ipd-lite", "%pip install -q ."):
+        assert line in setup
+    assert setup.startswith("try:\n    import ipd_lite\nexcept ImportError:")
+
+
 def test_one_widget(path: Path) -> None:
     used = [cell for cell in cells(path, "code") if re.search(r"\bwidgets\.\w+\(", text(cell))]
     assert used or path.stem in WITHOUT_EXERCISES
@@ -129,6 +156,14 @@ def test_saved_outputs_are_complete(path: Path) -> None:
     assert counts in ([None] * len(counts), list(range(1, len(counts) + 1)))
     for cell in cells(path, "code"):
         assert all(output["output_type"] != "error" for output in cell["outputs"])
+
+
+def test_locomotion_has_its_part(path: Path) -> None:
+    """Notebooks 04 to 06 leave the maze: a robot's values, plans, tokens and scores."""
+    if path.stem[:2] in {"04", "05", "06"}:
+        code = "\n".join(text(cell) for cell in cells(path, "code"))
+        assert "GYM_EXAMPLE" in code or "robots" in code
+        assert any("robot" in text(cell) for cell in cells(path, "markdown"))
 
 
 def exercises(path: Path) -> list[tuple[str, str]]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +18,7 @@ import torch
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from PIL import Image
 
 from ipd_lite import plots
 from ipd_lite.demo import DEMO_METHODS, demo
@@ -62,6 +66,32 @@ def test_plots_import_no_training_code() -> None:
     code = "import sys, ipd_lite.plots; sys.exit('torch' in sys.modules)"
     root = Path(__file__).resolve().parents[1]
     assert subprocess.run([sys.executable, "-c", code], cwd=root).returncode == 0
+
+
+def test_shown_figures_carry_their_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[Any] = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    plots.show(plots.histogram({"a": RANDOM.normal(size=9)}, "x", ""), "a histogram")
+    (picture,) = shown
+    data, metadata = picture._repr_mimebundle_()
+    assert data["text/plain"] == metadata["image/png"]["alt"] == "a histogram"
+    assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
+    assert not plt.get_fignums(), "nothing is left for the notebook to draw twice"
+    plots.show(b"\x89PNG", "drawn before")
+    assert shown[1] == plots.Picture(b"\x89PNG", "drawn before")
+
+
+def test_video_is_an_animated_png() -> None:
+    data = plots.animation(MAZE.walls, MAZE.goal, {"a": PATHS, "b": PATHS[:1]})
+    assert data.startswith(b"\x89PNG")
+    with Image.open(io.BytesIO(data)) as video:
+        assert video.n_frames == max(len(path) for path in PATHS)
+
+
+def test_readme_pictures_have_words() -> None:
+    text = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+    words = re.findall(r"!\[(.*?)\]\(", text)
+    assert words and all(len(alt) > 30 for alt in words)
 
 
 # -- one test per figure ---------------------------------------------------------------------------

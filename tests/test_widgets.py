@@ -31,6 +31,7 @@ class Front:
         return self
 
     def update(self, image: Any) -> None:
+        assert len(image.alt) > 20
         self.updates.append(image.data)
 
 
@@ -61,7 +62,9 @@ WIDGETS: dict[str, Callable[[], None]] = {
         MAZE.walls, MAZE.goal, {0.0: PATHS, 0.3: PATHS[:1]}, {0.0: [1.0, 2.0], 0.3: [3.0, 5.0]}
     ),
     "choice": lambda: widgets.choose(
-        {n: lambda n=n: plots.histogram({n: RANDOM.normal(size=9)}, "", n) for n in "ab"}, "which"
+        {n: lambda n=n: plots.histogram({n: RANDOM.normal(size=9)}, "", n) for n in "ab"},
+        "which",
+        "Two histograms.",
     ),
 }
 
@@ -79,6 +82,8 @@ def test_default_first_then_every_control_changes_the_picture(name: str, front: 
     WIDGETS[name]()
     box, image = front.shown
     assert image.data.startswith(PNG), "a static default is shown without any front end"
+    for control in box.children:
+        assert f"{control.description} {control.value}" in image.alt
     assert not front.updates
     latest = image.data
     for control in box.children:
