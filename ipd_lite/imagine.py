@@ -310,9 +310,7 @@ class PlanningActor:
     ) -> None:
         self.config, self.seed = planner, seed
         self.generator = torch.Generator(world_model.target_mean.device)
-        self.model = planning_model(
-            values, world_model, planner, discount, self.generator, compute
-        )
+        self.model = planning_model(values, world_model, planner, discount, self.generator, compute)
 
     def begin(self, slots: int) -> None:
         """Start over with the same random numbers."""
