@@ -19,7 +19,7 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
     """Mix v (B, heads, T, D) by the similarity of q and k, every row from rows up to itself."""
     if not (q.dtype == torch.bfloat16 and q.device.type == "cpu"):
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
-    # torch's bfloat16 kernel for the CPU takes ten times as long backward as its float32 one.
+    # torch's bfloat16 kernel for the CPU takes several times as long backward as its float32 one.
     hidden = torch.full((q.shape[-2],) * 2, -torch.inf, device=q.device).triu(1)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + hidden
     return F.dropout(scores.softmax(-1), dropout).to(v.dtype) @ v
