@@ -276,12 +276,14 @@ def _threads(count: int) -> None:
 
 
 def _run(command: Run) -> None:
-    from ipd_lite.own_data import open_task
+    from ipd_lite.own_data import check_fit, open_task
     from ipd_lite.pipeline import run
 
     _threads(command.threads)
     name = command.task or (None if command.dataset else "pointmaze-medium")
     task = open_task(name, command.dataset, command.horizon)
+    if command.task and command.dataset:
+        check_fit(task)
     if task.opened:
         print(f"{task.name}: {task.description}; score: {task.score_definition}")
     scores = run(

@@ -710,7 +710,7 @@ def save_minari(
         action_space = _box(env.action_space, f"{environment}: action space")
         if action_space.shape != dataset.actions.shape[1:]:
             raise DataError(
-                f"{dataset_id}: actions has shape {tuple(dataset.actions.shape)}, but "
+                f"{dataset.name}: actions has shape {tuple(dataset.actions.shape)}, but "
                 f"{environment} takes {action_space.shape}"
             )
     host = dataset.to("cpu")

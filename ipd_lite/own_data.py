@@ -21,6 +21,7 @@ from ipd_lite.data import (
     DataError,
     OfflineDataset,
     load_minari,
+    load_task,
     one_line,
     read_metadata,
 )
@@ -94,16 +95,33 @@ def _environment(metadata: dict[str, Any], data: OfflineDataset) -> tuple[EnvSpe
         env = flat(gym.make(spec))
     except Exception as error:  # anything that another package's environment may raise
         return None, f"the environment of {data.name} cannot be made here ({one_line(error)})"
+    if why := _misfit(env, spec.id, data):
+        return None, why
+    env.close()
+    return spec, ""
+
+
+def _misfit(env: gym.Env[Any, Any], name: str, data: OfflineDataset) -> str:
+    """In which width an environment and the data differ; "" if in none."""
     for field, space, width in (
         ("observation", env.observation_space, data.observations.shape[1]),
         ("action", env.action_space, data.actions.shape[1]),
     ):
         if space.shape != (width,):
-            return None, (
-                f"{spec.id} has {field}s of shape {space.shape}, {data.name} has {(width,)}"
-            )
+            return f"{name} has {field}s of shape {space.shape}, {data.name} has {(width,)}"
+    return ""
+
+
+def check_fit(task: Task) -> None:
+    """Compare other data for a registered task with the task's environment, before any training.
+
+    Raises:
+        DataError: observations or actions have another width.
+    """
+    env = flat(task.make())
+    if why := _misfit(env, task.environment, load_task(task)):
+        raise DataError(why)
     env.close()
-    return spec, ""
 
 
 def _with_references(task: Task, metadata: dict[str, Any], data: OfflineDataset) -> Task:

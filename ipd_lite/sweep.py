@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from ipd_lite.collect import collect_missing
 from ipd_lite.config import PRESETS, Config, as_dict, override
-from ipd_lite.own_data import open_task
+from ipd_lite.own_data import check_fit, open_task
 from ipd_lite.pipeline import (
     get_method,
     label_of,
@@ -215,7 +215,7 @@ def other_data(pairs: Sequence[str]) -> dict[str, str]:
     Raises:
         KeyError: an unknown task.
         ValueError: another form, or the same task twice.
-        DataError: the data is not on this machine.
+        DataError: the data is not on this machine, or not of the task's widths.
     """
     found: dict[str, str] = {}
     for pair in pairs:
@@ -224,7 +224,7 @@ def other_data(pairs: Sequence[str]) -> dict[str, str]:
             raise ValueError(f"--datasets {pair!r}: expected TASK=ID_OR_PATH")
         if task in found:
             raise ValueError(f"--datasets names {task} twice")
-        open_task(task, dataset)  # a wrong path is better known now than in every unit
+        check_fit(open_task(task, dataset))  # a mistake is better known now than in every unit
         found[task] = dataset
     return found
 

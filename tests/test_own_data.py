@@ -21,6 +21,7 @@ from ipd_lite.config import preset
 from ipd_lite.data import DataError, Episode, from_episodes, load_minari, local_path, save_minari
 from ipd_lite.own_data import open_task
 from ipd_lite.pipeline import Pipeline, evaluate_again, run
+from ipd_lite.sweep import other_data
 from ipd_lite.tasks import get_task
 from tests.test_minari import store_buffers
 
@@ -95,6 +96,21 @@ def test_command_line_runs_an_id_and_a_path(
         assert config["dataset"] == load_minari(dataset).fingerprint()
         again = evaluate_again(run_folder, 2, device="cpu")
         assert again["episodes"].tolist() == [2, 2]
+
+
+def test_data_of_another_robot_is_refused_before_training(
+    swings: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["run", "--task", "hopper-medium", "--dataset", swings, "--out", str(tmp_path)]
+    assert main([*arguments, "--quiet"]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err == (
+        "ipd-lite: Hopper-v5 has observations of shape (11,), own/swings-v0 has (3,)\n"
+    )
+    with pytest.raises(DataError, match="Hopper-v5 has observations"):
+        other_data([f"hopper-medium={swings}"])
+    assert not list((tmp_path).glob("hopper*"))
 
 
 def test_registered_task_with_other_data(swings: str) -> None:
