@@ -2,7 +2,7 @@
 
 IQL's policy lives in `iql.py`, TD3+BC and CQL in `actor_critic.py`, MPC acting directly in
 `imagine.py`; Decision Transformer and QT are the transformer of `transformer.py` with a
-return-to-go token, without and with the Q term. `pipeline.METHODS` lists them all.
+return-to-go token, without and with the Q term. `methods.METHODS` lists them all.
 """
 
 from __future__ import annotations

@@ -276,8 +276,8 @@ def _threads(count: int) -> None:
 
 
 def _run(command: Run) -> None:
+    from ipd_lite.experiments import run
     from ipd_lite.own_data import check_fit, open_task
-    from ipd_lite.pipeline import run
 
     _threads(command.threads)
     name = command.task or (None if command.dataset else "pointmaze-medium")
@@ -305,7 +305,7 @@ def _demo(command: Demo) -> None:
 
 
 def _evaluate(command: Evaluate) -> None:
-    from ipd_lite.pipeline import evaluate_again
+    from ipd_lite.experiments import evaluate_again
 
     started = time.perf_counter()
     scores = evaluate_again(
@@ -377,7 +377,7 @@ def _tasks(command: Tasks) -> None:
 
 
 def _methods(command: Methods) -> None:
-    from ipd_lite.pipeline import METHODS
+    from ipd_lite.methods import METHODS
 
     for name, method in METHODS.items():
         print(f"{name}: {method.description}\n  source: {method.source}")
@@ -409,7 +409,7 @@ def _sweep(command: Sweep) -> None:
 
 
 def _survey(command: Survey) -> None:
-    from ipd_lite.pipeline import get_method
+    from ipd_lite.methods import get_method
     from ipd_lite.survey import here, survey
     from ipd_lite.tasks import get_task
 

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from ipd_lite.collect import collect_missing
 from ipd_lite.config import override
 from ipd_lite.evaluate import Actor, rollout
-from ipd_lite.pipeline import METHODS, Pipeline, choose_device
+from ipd_lite.methods import METHODS
+from ipd_lite.pipeline import Pipeline, choose_device
 from ipd_lite.runs import load_tensors, save_tensors, write_csv
 from ipd_lite.tasks import MazeRecipe, Task, get_task
 

@@ -16,7 +16,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ipd_lite import paper_plots, plots
-from ipd_lite.pipeline import METHODS, read_scores
+from ipd_lite.experiments import read_scores
+from ipd_lite.methods import METHODS
 from ipd_lite.report import inside_figures, plain_arrays, save_figure, score_figures, split_paths
 from ipd_lite.runs import load_tensors, write_atomically, write_csv
 from ipd_lite.tables import (

@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from ipd_lite.data import OfflineDataset, load_task, local_path
+from ipd_lite.experiments import label_of
 from ipd_lite.own_data import open_task
-from ipd_lite.pipeline import label_of
 from ipd_lite.runs import write_csv
 from ipd_lite.sweep import Unit, opened_task, other_data, run_units
 from ipd_lite.tables import gather_scores

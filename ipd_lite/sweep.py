@@ -1,6 +1,6 @@
 """`ipd-lite sweep`: tasks x methods x seeds x overrides, in slices, over many sittings.
 
-A *unit* is one `pipeline.run`. It is done when its scores.csv exists, so a sweep that is killed
+A *unit* is one `experiments.run`. It is done when its scores.csv exists, so a sweep that is killed
 loses at most the units in flight, and those continue from their stages' last checkpoints. Stages
 that several units need are trained once: units of one task and seed are started one after the
 other while other tasks and seeds fill the other workers, and should two of them still meet, the
@@ -29,15 +29,9 @@ from tqdm import tqdm
 
 from ipd_lite.collect import collect_missing
 from ipd_lite.config import PRESETS, Config, as_dict, override
+from ipd_lite.experiments import label_of, reopen, run, run_folder, same_run
+from ipd_lite.methods import get_method
 from ipd_lite.own_data import check_fit, open_task
-from ipd_lite.pipeline import (
-    get_method,
-    label_of,
-    reopen,
-    run,
-    run_folder,
-    same_run,
-)
 from ipd_lite.report import inside_arrays, inside_numbers
 from ipd_lite.runs import in_use, save_tensors, write_csv, write_json
 from ipd_lite.tables import gather_scores

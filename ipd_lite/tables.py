@@ -22,7 +22,8 @@ from ipd_lite.evaluate import (
     paired_interval,
     stratified_interval,
 )
-from ipd_lite.pipeline import METHODS, label_of, read_scores
+from ipd_lite.experiments import label_of, read_scores
+from ipd_lite.methods import METHODS
 from ipd_lite.tasks import TASKS
 
 Array = NDArray[np.float64]

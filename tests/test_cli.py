@@ -355,6 +355,6 @@ def test_interrupt_says_that_it_continues(
     def interrupted(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ipd_lite.pipeline.run", interrupted)
+    monkeypatch.setattr("ipd_lite.experiments.run", interrupted)
     assert main(run_arguments(tmp_path)) == 130
     assert "the same command continues" in capsys.readouterr().err

@@ -20,11 +20,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from ipd_lite import experiments, methods, runs
 from ipd_lite import pipeline as pipeline_module
-from ipd_lite import runs
 from ipd_lite.config import Config, as_dict, override
 from ipd_lite.data import load_minari, save_minari
-from ipd_lite.pipeline import METHODS, Pipeline, choose_device, evaluate_again, read_scores, run
+from ipd_lite.experiments import evaluate_again, read_scores, run
+from ipd_lite.methods import METHODS
+from ipd_lite.pipeline import Pipeline, choose_device
 from ipd_lite.runs import Checkpoint, Stage, load_tensors
 from ipd_lite.tasks import get_task
 from tests.helpers import Killed
@@ -127,7 +129,8 @@ def die_before(victim: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def killed(*args: Any, **kwargs: Any) -> None:
         raise Killed
 
-    monkeypatch.setattr(pipeline_module, victim, killed)
+    module = experiments if hasattr(experiments, victim) else pipeline_module
+    monkeypatch.setattr(module, victim, killed)
 
 
 Death = Callable[[pytest.MonkeyPatch], None]
@@ -395,9 +398,9 @@ def test_best_return_is_the_target_unless_one_is_set(tmp_path: Path) -> None:
         float(umaze_data().rewards[s : s + n].sum())
         for s, n in zip(umaze_data().starts, umaze_data().lengths, strict=True)
     )
-    assert pipeline_module.target_return(pipeline) == best
+    assert methods.target_return(pipeline) == best
     config = replace(smoke(), evaluation=replace(smoke().evaluation, target=-3.5))
-    assert pipeline_module.target_return(make_pipeline(tmp_path, config)) == -3.5
+    assert methods.target_return(make_pipeline(tmp_path, config)) == -3.5
 
 
 @pytest.mark.parametrize("level", [0.0, 0.25, 1.5])
@@ -405,7 +408,7 @@ def test_target_level_lies_between_worst_and_best(level: float, tmp_path: Path) 
     config = override(smoke(), {"evaluation.target_level": level})
     returns = umaze_data().episode_returns.numpy()
     expected = (1 - level) * returns.min() + level * returns.max()
-    found = pipeline_module.target_return(make_pipeline(tmp_path, config))
+    found = methods.target_return(make_pipeline(tmp_path, config))
     assert found == pytest.approx(expected)
 
 
@@ -414,7 +417,7 @@ def test_methods_name_their_source_and_differ_only_where_they_must(method: str) 
     """The transformers differ from IPD in the named fields alone; deviations are told."""
     found, base = METHODS[method], as_dict(smoke())
     assert found.source and found.description
-    assert found.deviations or found.source == pipeline_module.IPD_PAPER
+    assert found.deviations or found.source == methods.IPD_PAPER
     configured = as_dict(found.configure(smoke()))
     changed = {
         f"{stage}.{name}"
@@ -477,7 +480,7 @@ def test_absent_device_is_an_error() -> None:
 
 def test_scores_of_unsuccessful_silence_are_unknown() -> None:
     """Environments that do not report success leave NaN, not zero."""
-    rollouts = pipeline_module.Rollouts(np.array([1.0, 2.0]), np.array([3, 3]), np.full(2, np.nan))
+    rollouts = experiments.Rollouts(np.array([1.0, 2.0]), np.array([3, 3]), np.full(2, np.nan))
     identity = {"task": "t", "method": "m", "seed": 0}
-    rows = pipeline_module._score_rows(identity, get_task(TASK), [rollouts], 1.0)
+    rows = experiments._score_rows(identity, get_task(TASK), [rollouts], 1.0)
     assert rows["success"].isna().all()

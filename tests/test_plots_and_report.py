@@ -24,7 +24,7 @@ from ipd_lite import plots
 from ipd_lite.demo import DEMO_METHODS, demo
 from ipd_lite.figures import redraw
 from ipd_lite.mazes import geometry
-from ipd_lite.pipeline import METHODS
+from ipd_lite.methods import METHODS
 from ipd_lite.report import (
     episode_paths,
     save_figure,

@@ -13,8 +13,8 @@ from minari.data_collector import EpisodeBuffer
 
 from ipd_lite.data import flatten_observation, load_minari
 from ipd_lite.evaluate import flat
+from ipd_lite.experiments import run
 from ipd_lite.nets import Features
-from ipd_lite.pipeline import run
 from ipd_lite.robotics import HAND_LIMITS, KITCHEN_SUBTASKS, PEN_DROPPED
 from ipd_lite.tasks import TASKS, get_task
 from tests.test_minari import store_buffers
