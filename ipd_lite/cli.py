@@ -340,7 +340,7 @@ def _import_d4rl(command: ImportD4rl) -> None:
 
 
 def _report(task: Task, data: OfflineDataset) -> None:
-    from ipd_lite.data import local_path
+    from ipd_lite.minari_files import local_path
 
     print(
         f"{task.dataset}: {data.episodes} episodes, {len(data)} transitions, "

@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ipd_lite.data import DataError, Episode, OfflineDataset, from_episodes, local_path, save_minari
+from ipd_lite.data import DataError, Episode, OfflineDataset, from_episodes
 from ipd_lite.mazes import GOAL_RADIUS, Array, Geometry, geometry, make_point_maze, waypoint_action
+from ipd_lite.minari_files import local_path, save_minari
 from ipd_lite.tasks import MazeRecipe, SnapshotRecipe, Task
 from ipd_lite.train_behaviour import (
     ENVIRONMENTS,

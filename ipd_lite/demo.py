@@ -13,9 +13,9 @@ from joblib import Parallel, delayed
 
 from ipd_lite.collect import collect
 from ipd_lite.config import Config
-from ipd_lite.data import load_task, local_path
 from ipd_lite.experiments import run
 from ipd_lite.methods import METHODS
+from ipd_lite.minari_files import load_task, local_path
 from ipd_lite.pipeline import Pipeline, choose_device
 from ipd_lite.report import (
     inside_arrays,

@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ipd_lite.config import EvaluationConfig
-from ipd_lite.data import flatten_observation, from_unit_range
+from ipd_lite.minari_files import flatten_observation, from_unit_range
 from ipd_lite.tasks import Task
 
 RESAMPLES = 10_000

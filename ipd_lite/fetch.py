@@ -25,14 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ipd_lite.data import (
-    DataError,
-    OfflineDataset,
+from ipd_lite.data import DataError, OfflineDataset, from_arrays, one_line
+from ipd_lite.minari_files import (
     datasets_folder,
-    from_arrays,
     load_minari,
     local_path,
-    one_line,
     put_in_place,
     save_minari,
 )

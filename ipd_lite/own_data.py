@@ -17,15 +17,9 @@ from gymnasium.envs.registration import EnvSpec
 from torch import Tensor
 
 from ipd_lite.config import EvaluationConfig
-from ipd_lite.data import (
-    DataError,
-    OfflineDataset,
-    load_minari,
-    load_task,
-    one_line,
-    read_metadata,
-)
+from ipd_lite.data import DataError, OfflineDataset, one_line
 from ipd_lite.evaluate import FunctionActor, flat, rollout
+from ipd_lite.minari_files import load_minari, load_task, read_metadata
 from ipd_lite.tasks import Task, get_task
 
 RANDOM_EPISODES = 10

@@ -21,7 +21,7 @@ from torch import Tensor
 from ipd_lite.actor_critic import SquashedGaussian, train_cql, train_td3bc
 from ipd_lite.baselines import ClonedPolicy, best_episodes, train_cloning
 from ipd_lite.config import AS_WRITTEN, Config, ImaginationConfig, as_dict
-from ipd_lite.data import OfflineDataset, load_task
+from ipd_lite.data import OfflineDataset
 from ipd_lite.distill import (
     make_policy,
     prepare_lessons,
@@ -38,6 +38,7 @@ from ipd_lite.imagine import (
     splice,
 )
 from ipd_lite.iql import Values, train_values
+from ipd_lite.minari_files import load_task
 from ipd_lite.nets import Snapshots
 from ipd_lite.runs import (
     Stage,

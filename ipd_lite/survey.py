@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ipd_lite.data import OfflineDataset, load_task, local_path
+from ipd_lite.data import OfflineDataset
 from ipd_lite.experiments import label_of
+from ipd_lite.minari_files import load_task, local_path
 from ipd_lite.own_data import open_task
 from ipd_lite.runs import write_csv
 from ipd_lite.sweep import Unit, opened_task, other_data, run_units

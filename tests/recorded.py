@@ -7,7 +7,8 @@ from functools import lru_cache
 
 from ipd_lite.collect import collect
 from ipd_lite.config import Config
-from ipd_lite.data import OfflineDataset, load_task
+from ipd_lite.data import OfflineDataset
+from ipd_lite.minari_files import load_task
 from ipd_lite.tasks import get_task
 
 TASK = "pointmaze-umaze"

@@ -17,7 +17,7 @@ import torch
 import ipd_lite.cli
 from ipd_lite.cli import main
 from ipd_lite.config import as_dict, override, preset
-from ipd_lite.data import load_task
+from ipd_lite.minari_files import load_task
 from ipd_lite.tasks import TASKS, get_task
 from tests.recorded import TASK, smoke, umaze_data
 from tests.test_fetch import d4rl_arrays, write

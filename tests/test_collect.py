@@ -27,8 +27,9 @@ from ipd_lite.collect import (
     record_stream,
     training_shares,
 )
-from ipd_lite.data import DataError, from_episodes, load_task, local_path
+from ipd_lite.data import DataError, from_episodes
 from ipd_lite.mazes import GOAL_RADIUS, geometry, waypoint_action
+from ipd_lite.minari_files import load_task, local_path
 from ipd_lite.tasks import MazeRecipe, SnapshotRecipe, Task, get_task
 from ipd_lite.train_behaviour import ENVIRONMENTS, act, load_snapshots
 

@@ -20,9 +20,8 @@ from ipd_lite.data import (
     concatenate,
     from_arrays,
     from_episodes,
-    from_unit_range,
-    to_unit_range,
 )
+from ipd_lite.minari_files import from_unit_range, to_unit_range
 from tests.helpers import counting_episodes, episode_lists
 
 length_lists = st.lists(st.integers(1, 8), min_size=1, max_size=6)

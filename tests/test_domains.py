@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from ipd_lite.collect import collect
-from ipd_lite.data import load_task
 from ipd_lite.demo import demo
 from ipd_lite.experiments import run
+from ipd_lite.minari_files import load_task
 from ipd_lite.tasks import TASKS, SnapshotRecipe, get_task
 
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ipd_lite.data import Episode, from_episodes, save_minari
+from ipd_lite.data import Episode, from_episodes
 from ipd_lite.mazes import (
     DECISION_LIMITS,
     GOAL_CELLS,
@@ -32,6 +32,7 @@ from ipd_lite.mazes import (
     solve_time_to_goal,
     waypoint_action,
 )
+from ipd_lite.minari_files import save_minari
 from ipd_lite.tasks import get_task
 
 NAMES = tuple(MAPS)

@@ -18,8 +18,9 @@ from minari.data_collector import EpisodeBuffer
 
 from ipd_lite.cli import main
 from ipd_lite.config import preset
-from ipd_lite.data import DataError, Episode, from_episodes, load_minari, local_path, save_minari
+from ipd_lite.data import DataError, Episode, from_episodes
 from ipd_lite.experiments import evaluate_again, run
+from ipd_lite.minari_files import load_minari, local_path, save_minari
 from ipd_lite.own_data import open_task
 from ipd_lite.pipeline import Pipeline
 from ipd_lite.sweep import other_data

@@ -23,9 +23,9 @@ from torch import Tensor
 from ipd_lite import experiments, methods, runs
 from ipd_lite import pipeline as pipeline_module
 from ipd_lite.config import Config, as_dict, override
-from ipd_lite.data import load_minari, save_minari
 from ipd_lite.experiments import evaluate_again, read_scores, run
 from ipd_lite.methods import METHODS
+from ipd_lite.minari_files import load_minari, save_minari
 from ipd_lite.pipeline import Pipeline, choose_device
 from ipd_lite.runs import Checkpoint, Stage, load_tensors
 from ipd_lite.tasks import get_task

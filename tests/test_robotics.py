@@ -11,9 +11,9 @@ import torch
 from gymnasium.spaces import Box, Dict
 from minari.data_collector import EpisodeBuffer
 
-from ipd_lite.data import flatten_observation, load_minari
 from ipd_lite.evaluate import flat
 from ipd_lite.experiments import run
+from ipd_lite.minari_files import flatten_observation, load_minari
 from ipd_lite.nets import Features
 from ipd_lite.robotics import HAND_LIMITS, KITCHEN_SUBTASKS, PEN_DROPPED
 from ipd_lite.tasks import TASKS, get_task

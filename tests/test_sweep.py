@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from ipd_lite import sweep
 from ipd_lite.cli import main
 from ipd_lite.config import Config, override
-from ipd_lite.data import DataError, local_path, save_minari
+from ipd_lite.data import DataError
 from ipd_lite.experiments import run
+from ipd_lite.minari_files import local_path, save_minari
 from ipd_lite.own_data import open_task
 from ipd_lite.runs import Stage, exclusive, load_tensors
 from ipd_lite.sweep import Block, Spec, Unit, expand, interleave, read_spec, run_units, status

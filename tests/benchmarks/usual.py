@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ipd_lite.config import DistillationConfig, ValueConfig, WorldModelConfig
-from ipd_lite.data import Batch, OfflineDataset, from_unit_range
+from ipd_lite.data import Batch, OfflineDataset
+from ipd_lite.minari_files import from_unit_range
 
 
 def mlp(
