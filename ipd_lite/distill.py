@@ -8,6 +8,7 @@ units of return; at inference it is V(s), so nobody has to choose a target.
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 
 import torch
@@ -265,6 +266,8 @@ class TransformerActor:
         target: undiscounted return asked for at the start of an episode, in recorded units.
         reward_scale, reward_shift: rewards were multiplied by the one after the other was added
             when the policy was trained (the target counts the shift already).
+        seen: least and greatest return-to-go that the policy was trained on, in its units. What is
+            left of a target is kept inside: with a reward of -1 a step it would grow without end.
     """
 
     def __init__(
@@ -276,11 +279,13 @@ class TransformerActor:
         timestep: str = "window",
         reward_scale: float = 1.0,
         reward_shift: float = 0.0,
+        seen: tuple[float, float] = (-math.inf, math.inf),
     ) -> None:
         if (values is None) == (target is None):
             raise ValueError("give either values (V(s) as condition) or a target return, not both")
         self.policy, self.values, self.timestep = policy, values, timestep
         self.target, self.reward_scale, self.reward_shift = target, reward_scale, reward_shift
+        self.seen = seen
 
     def begin(self, slots: int) -> None:
         """Empty histories for `slots` parallel episodes."""
@@ -311,7 +316,7 @@ class TransformerActor:
         self.length[rows] = (self.length[rows] + 1).clamp_max(K)
         at = self.length[rows] - 1
         if self.values is None:
-            condition = self.reward_scale * self.wanted[rows]
+            condition = (self.reward_scale * self.wanted[rows]).clamp(*self.seen)
         else:
             condition = self.values.v(observations)
         self.observations[rows, at], self.conditions[rows, at] = observations, condition

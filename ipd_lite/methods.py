@@ -128,18 +128,23 @@ class _TransformerSnapshot(TransformerActor):
 
 
 def _transformer(pipeline: Pipeline) -> list[Actor]:
-    policy, snapshots = pipeline.policy
     config = pipeline.config.distillation
-    by_value = config.condition != "return-to-go"
+    condition: dict[str, Any]
+    if config.condition == "return-to-go":
+        lowest, highest = pipeline.dataset.returns_to_go().aminmax()
+        condition = {
+            "target": target_return(pipeline),
+            "reward_scale": pipeline.reward_scale,
+            "reward_shift": pipeline.task.reward_shift,
+            "seen": (float(lowest), float(highest)),
+        }
+    else:
+        condition = {"values": pipeline.values}
+    policy, snapshots = pipeline.policy  # last: what acts is the last stage that a run used
     return [
-        _TransformerSnapshot(
-            snapshots, index, policy=policy, timestep=config.timestep,
-            values=pipeline.values if by_value else None,
-            target=None if by_value else target_return(pipeline),
-            reward_scale=pipeline.reward_scale, reward_shift=pipeline.task.reward_shift,
-        )
+        _TransformerSnapshot(snapshots, index, policy=policy, timestep=config.timestep, **condition)
         for index in range(snapshots.count)
-    ]  # fmt: skip
+    ]
 
 
 def target_return(pipeline: Pipeline) -> float:
@@ -189,8 +194,8 @@ METHODS: dict[str, Method] = {
         {**RETURN_TO_GO, **NO_IMAGINATION, **EVERY_ACTION, "distillation.alpha": 0.0},
         source="Chen et al. 2021, Decision Transformer",
         deviations=(
-            "the transformer of IPD (one token per step in the lesson preset); the target is the "
-            "best return in the data, not chosen per task"
+            "the transformer of IPD (one fused token per step); the target is the best return in "
+            "the data, not chosen per task, and what is left of it stays in the data's range"
         ),
     ),
     "qt": Method(
@@ -200,7 +205,7 @@ METHODS: dict[str, Method] = {
         source="Hu et al. 2024, Q-value regularized transformer, arXiv 2405.17098",
         deviations=(
             "Q is IQL's, trained before and frozen, and divided by mean |Q - V| as in IPD; one "
-            "alpha for all tasks; acts with one target instead of the best of 50 candidates by Q"
+            "alpha for all tasks; acts with dt's target instead of the best of 50 candidates by Q"
         ),
     ),
     "iql": Method(

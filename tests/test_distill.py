@@ -395,6 +395,20 @@ def test_target_shrinks_by_the_rewards_received() -> None:
     assert asked == [[10.0, 10.0], [9.0, 12.0], [8.5, 9.0], [8.5, 8.0]]
 
 
+def test_what_is_left_of_a_target_stays_in_the_range_of_training() -> None:
+    actor = TransformerActor(
+        random_policy(True, 3), target=-1.0, reward_scale=2.0, seen=(-40.0, -2.0)
+    )
+    actor.begin(2)
+    rows = torch.arange(2)
+    actor.reset(rows)
+    asked = []
+    for rewards in ([0.0, 0.0], [-1.0, 9.0], [-1.0, 50.0]):
+        actor.act(torch.zeros(2, 2), torch.tensor(rewards), rows)
+        asked.append(actor.conditions[rows, actor.length - 1].tolist())
+    assert asked == [[-2.0, -2.0], [-2.0, -20.0], [-2.0, -40.0]]
+
+
 @pytest.mark.parametrize("both", [True, False])
 def test_actor_wants_values_or_a_target(both: bool) -> None:
     values: Any = StepValues() if both else None
