@@ -263,6 +263,10 @@ def _default_config(arguments: list[str]) -> Config:
         from ipd_lite.tasks import get_task
 
         config = get_task(task).config(name)
+    elif value("--dataset") is not None:
+        from ipd_lite.tasks import CAUTIOUS_GUIDANCE
+
+        config = override(config, CAUTIOUS_GUIDANCE)
     if arguments[:1] == ["demo"] and name == "lesson":
         config = override(config, DEMO)
     return config

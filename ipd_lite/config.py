@@ -24,6 +24,7 @@ class DataConfig:
     """How rewards and observations enter the networks (both change IQL's results)."""
 
     normalize_observations: bool = True
+    """Of Q, V and IQL's policy; every other network always normalizes its inputs."""
     reward_scale: Literal["none", "return range"] = "none"
     """"return range": multiply rewards by 1000 / (best - worst episode return), as IQL on Gym."""
 
@@ -132,7 +133,7 @@ class PlannerConfig:
     rounds: int = 3
     """cem, mppi: refinement rounds."""
     smoothing: float = 0.1
-    """cem: share of the previous round's mean and deviation that is kept."""
+    """cem, mppi: share of the previous round's mean and deviation that is kept."""
 
     def __post_init__(self) -> None:
         _require(self.horizon >= 1, "planner.horizon", self.horizon, "at least 1")

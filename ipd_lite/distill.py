@@ -98,7 +98,7 @@ def distillation_loss(
     alpha: float,
     q_scale: str,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Mean over real steps of weight * |pi - a|^2 / A  -  alpha * Q(s, pi) / scale.
+    """Mean over all steps but padding of weight * |pi - a|^2 / A  -  alpha * Q(s, pi) / scale.
 
     Args:
         predicted, actions: (B, K, A). weights: (B, K), 0 = no regression. valid: (B, K) bool.

@@ -1,7 +1,8 @@
 """One run: a method on a task with a seed, trained, evaluated, and kept in a folder of its own.
 
 Files in `runs/<task>/<method>/seed-<n>/`: config.json, log.csv, scores.csv ("last" and "best"
-rows), episodes.csv, record.json and policy.safetensors.
+rows), episodes.csv, record.json, and policy.safetensors: the stage that acts (of IQL all values; a
+planner has none).
 """
 
 from __future__ import annotations
@@ -112,7 +113,8 @@ def run(
         pipeline.memory["evaluation"] = peak_memory()
         if pipeline.used:
             write_csv(folder / "log.csv", _logs(pipeline.used))
-            shutil.copyfile(pipeline.used[-1].result, folder / "policy.safetensors")
+            if (acting := pipeline.used[-1]).name != "world-model":  # a planner has no policy
+                shutil.copyfile(acting.result, folder / "policy.safetensors")
         scores = pd.DataFrame()
         if rollouts:
             write_csv(folder / "episodes.csv", _episode_rows(rollouts))

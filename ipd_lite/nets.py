@@ -168,7 +168,7 @@ def accelerated(
     if compile and device.type == "cpu" and not _has_compiler():
         raise RuntimeError(
             "compute.compile on the CPU needs a C++ compiler (g++ or clang++) on the PATH; "
-            "install one, or set --no-compute.compile"
+            "install one, or set --compute.no-compile"
         )
     if autocast:
 

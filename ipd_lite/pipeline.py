@@ -9,6 +9,7 @@ in the same numbers.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -298,6 +299,12 @@ class Pipeline:
         """D_aug, or the real data alone where the imagined share is zero."""
         if self.config.distillation.imagined_share == 0:
             return self.dataset
+        if not len(self.continuations):
+            warnings.warn(
+                f"{self.task.name}, seed {self.seed}: no imagined continuation was accepted, the "
+                "policy learns from recorded data alone; raise imagination.quantile",
+                stacklevel=2,
+            )
         prefix = self.config.distillation.context - 1
         return augment(self.dataset, splice(self.dataset, self.continuations, prefix))
 

@@ -1,6 +1,6 @@
 """A run's files: configuration, versions, checkpoints, logs. Atomic, resumable, never a pickle.
 
-Every file is written beside its place and renamed, so a killed run leaves whole files only. A
+Every result is written beside its place and renamed, so a killed run leaves whole files only. A
 training loop iterates over :meth:`Checkpoint.steps`; killed and started again, it continues from
 its last checkpoint and ends in the same bits as a run that was never interrupted.
 """
@@ -181,6 +181,11 @@ def peak_memory() -> dict[str, float]:
     return found
 
 
+def _device_of(generators: Mapping[str, torch.Generator]) -> torch.device:
+    """Where a stage is computed: its random numbers are drawn there."""
+    return next((generator.device for generator in generators.values()), torch.device("cpu"))
+
+
 class Checkpoint:
     """Progress, log and resumption of one training stage.
 
@@ -263,8 +268,9 @@ class Checkpoint:
     ) -> None:
         assert self.path
         tensors = {"random/cpu": torch.get_rng_state()}
-        if torch.cuda.is_available():
-            tensors["random/cuda"] = torch.cuda.get_rng_state()
+        device = _device_of(generators)
+        if device.type == "cuda":
+            tensors["random/cuda"] = torch.cuda.get_rng_state(device)
         for name, module in modules.items():
             tensors |= {f"module/{name}/{k}": v for k, v in module.state_dict().items()}
         for name, optimizer in optimizers.items():
@@ -273,7 +279,8 @@ class Checkpoint:
         for name, generator in generators.items():
             tensors[f"generator/{name}"] = generator.get_state()
         seconds = self.seconds_before + time.perf_counter() - self._started
-        save_tensors(self.path, tensors, {"step": step, "rows": self.rows, "seconds": seconds})
+        meta = {"step": step, "rows": self.rows, "seconds": seconds, "device": device.type}
+        save_tensors(self.path, tensors, meta)
 
     def _restore(
         self,
@@ -284,6 +291,12 @@ class Checkpoint:
         if self.path is None or not self.path.exists():
             return 0
         tensors, meta = load_tensors(self.path)
+        device = _device_of(generators)
+        if meta["device"] != device.type:  # random states of one kind mean nothing to the other
+            raise ValueError(
+                f"{self.path} was begun on {meta['device']} and cannot go on on {device.type}; use "
+                f"--device {meta['device']}, or delete it to begin again"
+            )
 
         def part(prefix: str) -> dict[str, Tensor]:
             return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
@@ -300,8 +313,8 @@ class Checkpoint:
         for name, generator in generators.items():
             generator.set_state(tensors[f"generator/{name}"])
         torch.set_rng_state(tensors["random/cpu"])
-        if "random/cuda" in tensors and torch.cuda.is_available():
-            torch.cuda.set_rng_state(tensors["random/cuda"])
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(tensors["random/cuda"], device)
         self.rows = list(meta["rows"])
         self.seconds_before = float(meta["seconds"])
         return int(meta["step"])

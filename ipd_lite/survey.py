@@ -20,7 +20,7 @@ from ipd_lite.minari_files import load_task, local_path
 from ipd_lite.own_data import open_task
 from ipd_lite.runs import write_csv
 from ipd_lite.sweep import Unit, opened_task, other_data, run_units
-from ipd_lite.tables import gather_scores
+from ipd_lite.tables import gather_scores, in_order, with_earlier
 from ipd_lite.tasks import TASKS, Task, get_task
 
 BINS = 40
@@ -46,7 +46,7 @@ def survey(
 ) -> list[str]:
     """Run what is missing and write `results/tasks.csv` and `results/returns.csv`.
 
-    Runs and stages that a study left below `out` are used, not repeated.
+    Runs and stages that a study left below `out` are used, not repeated. Rows of other tasks stay.
 
     Args:
         tasks: registered names.
@@ -62,14 +62,18 @@ def survey(
         for seed in seeds for name in names for method in methods
     ]  # fmt: skip
     failed = run_units(units, out=out, device=device, workers=workers, threads=1, progress=progress)
-    write_csv(results / "tasks.csv", survey_table(out, units))
+    if len(failed) == len(units):
+        return failed
+    path = results / "tasks.csv"
+    write_csv(path, in_order(with_earlier(path, survey_table(out, units))))
     histograms = []
     for name in names:
         task = open_task(name, others.get(name))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the runs have said it already
             histograms.append(return_histogram(task, load_task(task)))
-    write_csv(results / "returns.csv", pd.concat(histograms))
+    path = results / "returns.csv"
+    write_csv(path, with_earlier(path, pd.concat(histograms), ["task"]))
     return failed
 
 

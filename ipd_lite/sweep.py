@@ -13,7 +13,6 @@ import contextlib
 import itertools
 import json
 import os
-import sys
 import time
 import tomllib
 import traceback
@@ -32,9 +31,10 @@ from ipd_lite.config import PRESETS, Config, as_dict, override
 from ipd_lite.experiments import label_of, reopen, run, run_folder, same_run
 from ipd_lite.methods import get_method
 from ipd_lite.own_data import check_fit, open_task
+from ipd_lite.pipeline import FORMAT
 from ipd_lite.report import inside_arrays, inside_numbers
 from ipd_lite.runs import in_use, save_tensors, write_csv, write_json
-from ipd_lite.tables import gather_scores
+from ipd_lite.tables import gather_scores, in_order, with_earlier
 from ipd_lite.tasks import MazeRecipe, Task, get_task
 
 INSIDE_METHODS = ("ipd", "ipd-greedy", "ipd-random", "ipd-nogate")
@@ -115,7 +115,8 @@ class Unit:
         folder = self.folder(out)
         if not (folder / "scores.csv").exists():
             return False
-        wanted: dict[str, Any] = {"config": as_dict(get_method(self.method).configure(self.config))}
+        config = as_dict(get_method(self.method).configure(self.config))
+        wanted: dict[str, Any] = {"config": config, "format": FORMAT}
         wanted["opened"] = dict(self.open().opened) if self.dataset else None
         return same_run(folder, wanted)
 
@@ -196,7 +197,11 @@ def expand(
             config = override(get_task(task).config(spec.preset), changes)
             if all(not allowed or value in allowed for value, allowed in wanted):
                 unit = Unit(task, method, seed, config, variant, datasets.get(task, ""))
-                found.setdefault((task, unit.label, seed), unit)
+                if found.setdefault((task, unit.label, seed), unit) != unit:
+                    raise ValueError(
+                        f"{unit} stands twice in the spec with different settings; give one of "
+                        "them another variant"
+                    )
     if not found:
         raise ValueError("no unit of the spec is in this slice; see --tasks, --methods, --seeds")
     order = {name: i for i, name in enumerate(named)}
@@ -398,7 +403,8 @@ def write_results(
 
     Per task: scores-<task>.csv (with the source of each run's data), costs-<task>.csv (seconds and
     memory per stage), and for mazes inside-<task>.csv (diagnostics and replayed plans of every
-    seed). Once: inside.safetensors, the arrays of the run that the figures show (`SHOWN`).
+    seed). Rows of runs that are not below `out` stay as they are. Once: inside.safetensors, the
+    arrays of the run that the figures show (`SHOWN`).
     """
     names = list(dict.fromkeys(unit.task for unit in units))
     try:
@@ -425,22 +431,13 @@ def write_results(
             if not len(table):
                 continue
             path = results / f"{kind}-{name}.csv"
-            _warn_of_fewer_rows(path, table)
-            write_csv(path, table)
+            write_csv(path, in_order(with_earlier(path, table)))
             paths.append(path)
     if SHOWN[0] in names and (run_folder(out, *SHOWN) / "scores.csv").exists():
         arrays = inside_arrays(reopen(run_folder(out, *SHOWN), device=device))
         save_tensors(results / "inside.safetensors", arrays)
         paths.append(results / "inside.safetensors")
     return paths
-
-
-def _warn_of_fewer_rows(path: Path, table: pd.DataFrame) -> None:
-    if path.exists() and (before := len(pd.read_csv(path))) > len(table):
-        print(
-            f"{path}: {before} rows become {len(table)}, those of the runs in this folder",
-            file=sys.stderr,
-        )
 
 
 def _inside(folder: Path, device: str) -> dict[str, Any]:

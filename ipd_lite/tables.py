@@ -7,6 +7,7 @@ inside each task, never across tasks), and the probability of improvement.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,12 +43,35 @@ def gather_scores(root: Path) -> pd.DataFrame:
     files = sorted(root.glob("*/*/seed-*/scores.csv"))
     if not files:
         raise FileNotFoundError(f"no scores below {root}; run `ipd-lite run` or `ipd-lite demo`")
-    scores = pd.concat([read_scores(file) for file in files], ignore_index=True)
+    return in_order(pd.concat([read_scores(file) for file in files]), ["checkpoint"])
+
+
+def in_order(rows: pd.DataFrame, last: Sequence[str] = ()) -> pd.DataFrame:
+    """Rows of runs sorted by task, method (as in the registry), variant, seed, then `last`; rows
+    that are equal in all of them keep their order."""
     order = {name: i for i, name in enumerate(METHODS)}
-    key = scores["method"].map(lambda m: order.get(m, len(order)))
-    ranks = ["task", "_order", "variant", "seed", "checkpoint"]
-    ordered = scores.assign(_order=key).sort_values(ranks)
+    key = rows["method"].map(lambda m: order.get(m, len(order)))
+    ranks = [name for name in ("task", "_order", "variant", "seed") if name in [*rows, "_order"]]
+    ordered = rows.assign(_order=key).sort_values([*ranks, *last], kind="stable")
     return ordered.drop(columns="_order").reset_index(drop=True)
+
+
+def with_earlier(
+    path: Path, rows: pd.DataFrame, keys: Sequence[str] = ("task", "method", "variant", "seed")
+) -> pd.DataFrame:
+    """`rows`, and those of the file `path` that `rows` has no counterpart of, first.
+
+    A study is run in slices, on several machines even: a slice replaces its own rows only.
+    """
+    if not path.exists():
+        return rows
+    earlier = read_scores(path) if "variant" in rows else pd.read_csv(path)
+    shared = [key for key in keys if key in rows and key in earlier]
+    here = set(rows[shared].itertuples(index=False, name=None))
+    kept = [row not in here for row in earlier[shared].itertuples(index=False, name=None)]
+    if any(kept):
+        print(f"{path}: kept {sum(kept)} rows of earlier runs", file=sys.stderr)
+    return pd.concat([earlier[kept], rows], ignore_index=True) if any(kept) else rows
 
 
 def labelled(scores: pd.DataFrame) -> pd.DataFrame:

@@ -63,6 +63,12 @@ def run_method(
     return run(TASK, method, seed, config or smoke(), out=root, device="cpu")
 
 
+def acting(root: Path, method: str = "ipd") -> dict[str, list[float]]:
+    """The weights that act, as the run keeps them."""
+    tensors, _ = load_tensors(root / TASK / method / "seed-0" / "policy.safetensors")
+    return {name: tensor.flatten().tolist() for name, tensor in tensors.items()}
+
+
 def results(root: Path, seed: int = 0) -> dict[str, dict[str, Tensor]]:
     """Tensors of every finished stage by the name of its folder."""
     stages = (root / TASK / "stages" / f"seed-{seed}").glob("*/result.safetensors")
@@ -158,6 +164,7 @@ def test_killed_run_ends_in_the_same_numbers(
     assert_same_scores(scores, finished.scores)
     assert_same_results(tmp_path, finished.root)
     assert episodes(tmp_path) == episodes(finished.root)
+    assert acting(tmp_path) == acting(finished.root)
     assert not list(tmp_path.rglob("*partial*"))
 
 

@@ -34,6 +34,20 @@ from ipd_lite.world_model import train_world_model
 from tests.helpers import Killed, KilledCheckpoint, same_bits, small_dataset
 
 
+def test_a_checkpoint_stays_on_its_device(tmp_path: Path) -> None:
+    file = tmp_path / "partial.safetensors"
+    generator = torch.Generator()
+    arguments = {"modules": {}, "optimizers": {}, "generators": {"batches": generator}}
+    steps = Checkpoint(file, every=2).steps("toy", 9, **arguments)  # type: ignore[arg-type]
+    for _ in range(4):
+        next(steps)
+    tensors, meta = load_tensors(file)
+    assert meta["device"] == "cpu"
+    save_tensors(file, tensors, {**meta, "device": "cuda"})
+    with pytest.raises(ValueError, match="begun on cuda and cannot go on on cpu"):
+        next(Checkpoint(file).steps("toy", 9, **arguments))  # type: ignore[arg-type]
+
+
 def test_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "deep" / "result.json"
     write_json(path, {"score": 1})

@@ -144,6 +144,23 @@ def test_mistakes_in_a_spec_name_the_place(text: str, message: str, tmp_path: Pa
         expand(read_spec(write_spec(tmp_path, text)))
 
 
+def test_one_name_for_two_settings_is_refused() -> None:
+    blocks = [
+        Block((TASK,), ("ipd",), (0,), "short", {"imagination.length": length}) for length in (2, 3)
+    ]
+    assert len(expand(Spec((blocks[0], blocks[0]), "smoke"))) == 1
+    with pytest.raises(ValueError, match=f"{TASK} ipd@short seed 0 stands twice"):
+        expand(Spec(tuple(blocks), "smoke"))
+
+
+def test_other_formats_are_not_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unit = Unit(TASK, "behaviour", 0, smoke())
+    run(TASK, "behaviour", 0, smoke(), out=tmp_path, device="cpu")
+    assert unit.done(tmp_path)
+    monkeypatch.setattr(sweep, "FORMAT", sweep.FORMAT + 1)
+    assert not unit.done(tmp_path)
+
+
 def test_missing_spec_names_an_example(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"figures/study\.toml"):
         read_spec(tmp_path / "none.toml")

@@ -150,6 +150,25 @@ def test_published_numbers_stand_apart() -> None:
             assert line.count("&") == 2
 
 
+def test_a_slice_replaces_its_own_rows_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "scores.csv"
+    whole = scores(MAZES, {"iql": 5, "ipd": 20})
+    assert tables.with_earlier(file, whole) is whole
+    whole.to_csv(file, index=False)
+    assert tables.with_earlier(file, whole) is whole and not capsys.readouterr().err
+    again = whole[(whole["seed"] == 1) & (whole["method"] == "iql")].assign(score=-7.0)
+    variant = scores(MAZES, {"ipd": 3}, seeds=1, variant="short")
+    found = tables.in_order(tables.with_earlier(file, pd.concat([variant, again])))
+    assert f"kept {len(whole) - len(again)} rows" in capsys.readouterr().err
+    assert len(found) == len(whole) + len(variant)
+    assert (found["score"] == -7.0).sum() == len(again)
+    assert not found.duplicated(["task", "method", "variant", "seed", "checkpoint"]).any()
+    assert found["task"].is_monotonic_increasing
+    assert found["method"].drop_duplicates().tolist() == ["iql", "ipd"]  # the registry's order
+
+
 def test_amounts_and_targets_are_read_from_methods_and_variants() -> None:
     table = pd.concat(
         [
