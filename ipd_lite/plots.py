@@ -586,6 +586,21 @@ def curves_apart(
     return figure
 
 
+def promises(
+    x: Array, earned: Array, promised: Mapping[str, Array], xlabel: str, ylabel: str
+) -> Figure:
+    """Recorded returns (n,) over one number x (n,) per state, and what V promises there (n,)."""
+    figure, ax = plt.subplots(figsize=(5.2, 3.4))
+    ax.plot(x, earned, "o", color=GREY, ms=3, alpha=0.6, label="recorded return")
+    order = np.argsort(x)
+    styles = zip((VERMILION, BLUE, GREEN), ("--", "-", "-."), "s^D", strict=True)
+    for (name, values), (colour, line, mark) in zip(promised.items(), styles, strict=False):
+        ax.plot(x[order], values[order], line, marker=mark, ms=3, lw=1, color=colour, label=name)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.legend()
+    return figure
+
+
 def attention(weights: Array, labels: Sequence[str], title: str) -> Figure:
     """Attention weights (heads, T, T), one panel per head: rows look at columns; no later ones."""
     heads = len(weights)

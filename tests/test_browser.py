@@ -1,7 +1,8 @@
 """Every notebook in a real JupyterLab: Run All without an error, and a widget that redraws.
 
 Slow (minutes), so only `make test-browser` runs it. Needs Playwright (extra "browser") and a
-Chromium on the machine; another place than /usr/bin/chromium is given in CHROMIUM.
+Chromium on the machine; CHROMIUM names another place than /usr/bin/chromium. On a busy machine
+IPD_PATIENCE=10 waits ten times as long; IPD_SCREENSHOTS names a folder for pictures of the pages.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 WITHOUT_WIDGET = {"07_your_own_dataset"}
+PATIENCE = float(os.environ.get("IPD_PATIENCE", "1"))
 CALL = re.compile(r"\bwidgets\.\w+\(")
 FLAGS = [
     "--no-sandbox",
@@ -91,7 +93,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     address = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(240):
+        for _ in range(int(240 * PATIENCE)):
             assert process.poll() is None, (root / "server.log").read_text()
             try:
                 urllib.request.urlopen(f"{address}/api/status", timeout=5).read()
@@ -112,24 +114,31 @@ def browser() -> Iterator[Any]:
     if not Path(executable).exists():
         pytest.skip(f"no Chromium at {executable}; set CHROMIUM")
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=executable, args=FLAGS)
+        browser = driver.chromium.launch(
+            executable_path=executable, args=FLAGS, timeout=30_000 * PATIENCE
+        )
         yield browser
         browser.close()
 
 
 def wait(condition: Any, seconds: float, what: str) -> None:
-    end = time.monotonic() + seconds
+    end = time.monotonic() + PATIENCE * seconds
     while not condition():
         assert time.monotonic() < end, f"timed out: {what}"
         time.sleep(0.5)
 
 
+def photograph(page: Any, name: str) -> None:
+    if folder := os.environ.get("IPD_SCREENSHOTS"):
+        page.screenshot(path=Path(folder) / f"{name}.png")
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_run_all_and_move_a_widget(path: Path, server: str, browser: Any) -> None:
     page = browser.new_page(viewport={"width": 1300, "height": 1200})
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(60_000 * PATIENCE)
     page.goto(f"{server}/lab/tree/notebooks/{path.name}?reset")
-    page.wait_for_function(READY, arg=path.name, timeout=120_000)
+    page.wait_for_function(READY, arg=path.name, timeout=120_000 * PATIENCE)
     cells = page.evaluate(SOURCES)
     expected = list(range(1, sum(kind == "code" for kind, _ in cells) + 1))
     page.evaluate("() => window.jupyterapp.commands.execute('notebook:clear-all-cell-outputs')")
@@ -142,6 +151,7 @@ def test_run_all_and_move_a_widget(path: Path, server: str, browser: Any) -> Non
 
     wait(finished, 400, f"{path.name}: Run All")
     if path.stem in WITHOUT_WIDGET:
+        photograph(page, path.stem)
         page.close()
         return
     shows = [i for i, (kind, source) in enumerate(cells) if kind == "code" and CALL.search(source)]
@@ -152,6 +162,7 @@ def test_run_all_and_move_a_widget(path: Path, server: str, browser: Any) -> Non
     image.wait_for()
     first = image.get_attribute("src")
     assert first and first.startswith("data:image/png"), "the default picture is there"
+    photograph(page, f"{path.stem}-before")
     if cell.locator(".noUi-handle").count():
         handle = cell.locator(".noUi-handle").first
         handle.focus()
@@ -160,4 +171,5 @@ def test_run_all_and_move_a_widget(path: Path, server: str, browser: Any) -> Non
     else:
         cell.locator(".widget-dropdown select").first.select_option(index=1)
     wait(lambda: image.get_attribute("src") != first, 30, f"{path.name}: the picture changes")
+    photograph(page, f"{path.stem}-after")
     page.close()
