@@ -25,6 +25,7 @@ from ipd_lite.tables import (
     TABLE_METHODS,
     alphas,
     amounts,
+    comparable,
     explain,
     family,
     format_compact,
@@ -116,7 +117,7 @@ def paper_figures(scores: pd.DataFrame, data: Path) -> Iterator[tuple[str, Figur
     amount = amounts(scores)
     enough = amount.groupby("task")["amount"].transform("nunique") > 2
     if enough.any():
-        yield "figure5-amount", paper_plots.amount_curve(amount[enough])
+        yield "figure5-amount", paper_plots.amount_curve(comparable(amount[enough], ["amount"]))
     curves, title, thresholds = _profiles(plain)
     if curves:
         yield "figure7-profile", paper_plots.profiles(thresholds, curves, title)
@@ -126,8 +127,10 @@ def paper_figures(scores: pd.DataFrame, data: Path) -> Iterator[tuple[str, Figur
         once = costs.drop_duplicates(["task", "seed", "stage", "seconds"])
         yield "figure8-cost", paper_plots.costs(once)
     weighted = alphas(scores)
-    if weighted["alpha"].nunique() > 1:
-        yield "figure9-alpha", paper_plots.alpha_curve(weighted, WEIGHTED)
+    several = weighted.groupby("task")["alpha"].transform("nunique") > 1
+    if several.any():
+        found = comparable(weighted[several], ["method", "alpha"])
+        yield "figure9-alpha", paper_plots.alpha_curve(found, WEIGHTED)
 
 
 def _profiles(

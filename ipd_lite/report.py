@@ -47,9 +47,10 @@ def save_figure(figure: Figure, path: Path, close: bool = True) -> Path:
 
 
 def score_figures(scores: pd.DataFrame, folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    """One chart of last scores per task."""
+    """One chart of last scores per task; variants have figures of their own."""
     plots.style()
     paths = []
+    scores = scores[scores["variant"] == ""] if "variant" in scores else scores
     for task, group in scores[scores["checkpoint"] == "last"].groupby("task", sort=False):
         methods = list(dict.fromkeys(group["method"]))
         intervals = {}

@@ -281,7 +281,8 @@ def format_compact(summary: pd.DataFrame) -> str:
     tasks = list(dict.fromkeys(summary["task"]))
     indexed = summary.set_index(["task", "method"])
     rows = []
-    for method in [m for m in METHODS if (summary["method"] == m).any()]:
+    scaled = [m for m, method in METHODS.items() if method.amount != 1.0]  # figure 5 has them
+    for method in [m for m in METHODS if (summary["method"] == m).any() and m not in scaled]:
         cells = [method]
         for task in tasks:
             if (task, method) not in indexed.index:
@@ -455,6 +456,19 @@ def performance_profile(
     spread = np.mean(resampled, axis=0)
     low, high = np.quantile(spread, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
     return np.mean(shares, axis=0), low, high
+
+
+def comparable(found: pd.DataFrame, settings: Sequence[str]) -> pd.DataFrame:
+    """The rows of seeds that have run with every combination of `settings` their task has.
+
+    A mean over other seeds than its neighbour's would show luck as a trend.
+    """
+    parts = []
+    for _, rows in found.groupby("task", sort=False):
+        wanted = len(rows[list(settings)].drop_duplicates())
+        counts = rows.groupby("seed")[list(settings)].apply(lambda s: len(s.drop_duplicates()))
+        parts.append(rows[rows["seed"].isin(counts.index[counts == wanted])])
+    return pd.concat(parts) if parts else found
 
 
 def amounts(scores: pd.DataFrame) -> pd.DataFrame:

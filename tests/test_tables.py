@@ -169,6 +169,17 @@ def test_a_slice_replaces_its_own_rows_only(
     assert found["method"].drop_duplicates().tolist() == ["iql", "ipd"]  # the registry's order
 
 
+def test_curves_compare_the_same_seeds() -> None:
+    table = pd.DataFrame(
+        [{"task": t, "seed": s, "amount": a, "score": 1.0}
+         for t, most in (("one", 3), ("two", 2)) for a in (0.0, 1.0, 4.0) for s in range(most)]
+        + [{"task": "one", "seed": 7, "amount": 1.0, "score": 9.0}]
+    )  # fmt: skip
+    found = tables.comparable(table, ["amount"])
+    assert len(found) == 9 + 6 and 7 not in set(found["seed"])
+    assert tables.comparable(table[:0], ["amount"]).empty
+
+
 def test_amounts_and_targets_are_read_from_methods_and_variants() -> None:
     table = pd.concat(
         [
