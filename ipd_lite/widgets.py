@@ -72,7 +72,7 @@ def show(render: Callable[..., bytes], alt: str, **controls: ipywidgets.Widget) 
 def drawn_beforehand(pictures: Mapping[Key, Callable[[], Figure]]) -> dict[Key, bytes]:
     """Every figure drawn once, as PNG bytes, and closed."""
     drawn = {}
-    for key, draw in tqdm(pictures.items(), desc="figures", unit="figure", delay=2, leave=False):
+    for key, draw in tqdm(pictures.items(), desc="figures", unit="figure", delay=2):
         figure = draw()
         drawn[key] = picture(figure)
         plt.close(figure)
