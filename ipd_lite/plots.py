@@ -346,6 +346,7 @@ def score_chart(
         ax.annotate(f"{values.mean():.1f}", (1.01, row), xycoords=("axes fraction", "data"),
                     va="center", fontsize=8)  # fmt: skip
     ax.set_yticks(range(len(methods)), list(reversed(methods)))
+    ax.set_ylim(-0.6, len(methods) - 0.4)
     ax.axvline(0, color=GREY, lw=0.6)
     ax.set(xlabel="normalized score", title=title)
     return figure
