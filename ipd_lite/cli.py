@@ -54,7 +54,7 @@ class Run(Common):
 DEMO: dict[str, Any] = {
     "values.evaluations": 1,
     "distillation.evaluations": 1,
-    "evaluation.slots": 10,
+    "evaluation.slots": 4,
 }
 """What `ipd-lite demo` makes smaller in the lesson preset, to end in minutes and in 2 GB. Not the
 values: with fewer networks and updates of them, plans exploit their errors."""
