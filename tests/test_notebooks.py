@@ -156,6 +156,9 @@ def test_saved_outputs_are_complete(path: Path) -> None:
     assert counts in ([None] * len(counts), list(range(1, len(counts) + 1)))
     for cell in cells(path, "code"):
         assert all(output["output_type"] != "error" for output in cell["outputs"])
+        streams = [output for output in cell["outputs"] if output["output_type"] == "stream"]
+        assert len({output["name"] for output in streams}) == len(streams), "bars are coalesced"
+        assert not any("\r" in "".join(output["text"]) for output in streams)
 
 
 def test_locomotion_has_its_part(path: Path) -> None:
