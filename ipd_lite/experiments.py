@@ -173,11 +173,16 @@ def evaluate_again(
     return _score_rows(identity, task, rollouts, sum(pipeline.seconds.values()))
 
 
+def task_of(identity: Mapping[str, Any]) -> Task:
+    """The task of a run's config.json, with the data that the run used."""
+    return open_task(**identity.get("opened", {"task": identity["task"]}))
+
+
 def reopen(folder: Path, *, device: str = "auto", progress: bool = False) -> Pipeline:
     """The stages of a run from its folder, as they were trained; nothing is trained anew."""
     identity = json.loads((folder / "config.json").read_text())
     config: Config = from_dict(Config, identity["config"])
-    task = open_task(**identity.get("opened", {"task": identity["task"]}))
+    task = task_of(identity)
     where = choose_device(device)
     return Pipeline(
         task, identity["seed"], config, folder.parents[2], where, progress, read_only=True

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from ipd_lite.collect import collect_missing
 from ipd_lite.config import PRESETS, Config, as_dict, override
-from ipd_lite.experiments import label_of, reopen, run, run_folder, same_run
+from ipd_lite.experiments import label_of, reopen, run, run_folder, same_run, task_of
 from ipd_lite.methods import get_method
 from ipd_lite.own_data import check_fit, open_task
 from ipd_lite.pipeline import FORMAT
@@ -458,8 +458,7 @@ def opened_task(out: Path, row: Mapping[Any, Any]) -> Task:
     """The task of one row of `gather_scores(out)`, with the data that the run used."""
     label = label_of(str(row["method"]), str(row["variant"]))
     file = run_folder(out, str(row["task"]), label, int(row["seed"])) / "config.json"
-    opened = json.loads(file.read_text()).get("opened", {"task": row["task"]})
-    return open_task(**opened)
+    return task_of(json.loads(file.read_text()))
 
 
 def gather_costs(out: Path, task: str) -> pd.DataFrame:
