@@ -261,9 +261,9 @@ def _default_config(arguments: list[str]) -> Config:
 
         config = get_task(task).config(name)
     elif value("--dataset") is not None:
-        from ipd_lite.tasks import CAUTIOUS_GUIDANCE
+        from ipd_lite.tasks import CAUTIOUS
 
-        config = override(config, CAUTIOUS_GUIDANCE)
+        config = override(config, CAUTIOUS)
     if arguments[:1] == ["demo"] and name == "lesson":
         config = override(config, DEMO)
     return config

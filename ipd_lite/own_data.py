@@ -20,7 +20,7 @@ from ipd_lite.config import EvaluationConfig
 from ipd_lite.data import DataError, OfflineDataset, one_line
 from ipd_lite.evaluate import FunctionActor, flat, rollout
 from ipd_lite.minari_files import load_minari, load_task, read_metadata
-from ipd_lite.tasks import CAUTIOUS_GUIDANCE, Task, get_task
+from ipd_lite.tasks import CAUTIOUS, Task, get_task
 
 RANDOM_EPISODES = 10
 """Episodes of the random policy that stands for a missing reference."""
@@ -75,7 +75,7 @@ def _from_dataset(dataset: str, horizon: int | None) -> Task:
         source=identifier,
         spec=spec,
         no_environment=why,
-        overrides=CAUTIOUS_GUIDANCE,
+        overrides=CAUTIOUS,
     )
     return _with_references(task, metadata, data)
 
