@@ -23,12 +23,14 @@ from ipd_lite.runs import load_tensors, write_atomically, write_csv
 from ipd_lite.tables import (
     PUBLISHED,
     TABLE_METHODS,
+    aggregates,
     alphas,
     amounts,
     comparable,
     explain,
     family,
     format_compact,
+    format_groups,
     format_table,
     last_scores,
     performance_profile,
@@ -37,6 +39,7 @@ from ipd_lite.tables import (
     table1_markdown,
     targets,
 )
+from ipd_lite.tasks import TASKS
 
 SUFFIXES = (".svg", ".png")
 AUGMENTATIONS = {
@@ -53,7 +56,7 @@ def redraw(data: Path, out: Path) -> list[Path]:
     Raises:
         FileNotFoundError: there are no result files in `data`.
     """
-    files = sorted(data.glob("scores-*.csv"))
+    files = _by_task(data, "scores")
     if not files:
         raise FileNotFoundError(f"no scores-*.csv in {data}; run this in the repository's root")
     plots.style()
@@ -73,6 +76,7 @@ def redraw(data: Path, out: Path) -> list[Path]:
         paths.append(_write(out / f"scores-{task}.md", text))
     mazes = summary[summary["task"].map(family) == "mazes"]
     paths.append(_write(out / "mazes.md", format_compact(mazes) + "\n"))
+    paths.append(_write(out / "groups.md", format_groups(aggregates(scores)) + "\n"))
     paths += table1(scores, summary, data, out)
     for name, figure in paper_figures(scores, data):
         for suffix in SUFFIXES:
@@ -109,7 +113,10 @@ def paper_figures(scores: pd.DataFrame, data: Path) -> Iterator[tuple[str, Figur
         # Only tasks that have more than one of them have something to compare.
         several = ablated.groupby("task")["method"].transform("nunique") > 1
         plans = _together(data, "inside")
-        yield "figure3-ablation", paper_plots.ablation(ablated[several], plans, AUGMENTATIONS)
+        yield (
+            "figure3-ablation",
+            paper_plots.ablation(_with_family(ablated[several]), plans, AUGMENTATIONS),
+        )
     hand_set = targets(scores)
     if len(hand_set):
         reference = plain[plain["method"] == "ipd"]
@@ -117,7 +124,10 @@ def paper_figures(scores: pd.DataFrame, data: Path) -> Iterator[tuple[str, Figur
     amount = amounts(scores)
     enough = amount.groupby("task")["amount"].transform("nunique") > 2
     if enough.any():
-        yield "figure5-amount", paper_plots.amount_curve(comparable(amount[enough], ["amount"]))
+        yield (
+            "figure5-amount",
+            paper_plots.amount_curve(_with_family(comparable(amount[enough], ["amount"]))),
+        )
     curves, title, thresholds = _profiles(plain)
     if curves:
         yield "figure7-profile", paper_plots.profiles(thresholds, curves, title)
@@ -125,12 +135,16 @@ def paper_figures(scores: pd.DataFrame, data: Path) -> Iterator[tuple[str, Figur
     if len(costs):
         # A stage that several methods share is one cost.
         once = costs.drop_duplicates(["task", "seed", "stage", "seconds"])
-        yield "figure8-cost", paper_plots.costs(once)
+        yield "figure8-cost", paper_plots.costs(_with_family(once))
     weighted = alphas(scores)
     several = weighted.groupby("task")["alpha"].transform("nunique") > 1
     if several.any():
         found = comparable(weighted[several], ["method", "alpha"])
         yield "figure9-alpha", paper_plots.alpha_curve(found, WEIGHTED)
+
+
+def _with_family(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.assign(family=rows["task"].map(family))
 
 
 def _profiles(
@@ -177,10 +191,20 @@ def _figures_of_one_run(file: Path) -> Iterator[tuple[str, Figure]]:
         )  # fmt: skip
 
 
+def _by_task(data: Path, kind: str) -> list[Path]:
+    """All `kind`-TASK.csv, tasks in the registry's order, others behind them."""
+    order = {name: place for place, name in enumerate(TASKS)}
+
+    def place(file: Path) -> tuple[int, str]:
+        return order.get(file.stem.removeprefix(f"{kind}-"), len(order)), file.stem
+
+    return sorted(data.glob(f"{kind}-*.csv"), key=place)
+
+
 def _together(data: Path, kind: str) -> pd.DataFrame:
     """All `kind`-TASK.csv with a column for the task (and a method: older files are of IPD)."""
     parts = []
-    for file in sorted(data.glob(f"{kind}-*.csv")):
+    for file in _by_task(data, kind):
         part = pd.read_csv(file)
         part["task"] = file.stem.removeprefix(f"{kind}-")
         if "method" not in part:

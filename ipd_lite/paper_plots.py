@@ -122,19 +122,35 @@ def _arrow(figure: Figure, first: Axes, second: Axes) -> None:
     figure.add_artist(arrow)
 
 
+def _family_panels(
+    scores: pd.DataFrame, below: bool = False
+) -> tuple[Figure, dict[str, Axes], Axes]:
+    """Score axes side by side, one per family of tasks (their scores differ too much for one), and
+    one more axis below them all if asked for (else the first one again)."""
+    families = list(dict.fromkeys(scores["family"]))
+    figure, axes = plt.subplot_mosaic(
+        [families, ["below"] * len(families)] if below else [families],
+        figsize=(COLUMN if len(families) == 1 else PAGE, 4.6 if below else 2.7),
+        height_ratios=(1.1, 1) if below else (1,),
+    )
+    return figure, {name: axes[name] for name in families}, axes["below" if below else families[0]]
+
+
 def ablation(scores: pd.DataFrame, plans: pd.DataFrame, methods: Mapping[str, str]) -> Figure:
     """Figure 3: last scores per way of augmenting, and the gain of its plans imagined and true.
 
     Args:
-        scores: columns task, method, seed, score. plans: columns task, method, seed,
+        scores: columns task, family, method, seed, score. plans: columns task, method, seed,
             imagined_gain, replayed_gain (may be empty). methods: method -> its name in the figure.
     """
     tasks = list(dict.fromkeys(scores["task"]))
     shown = [m for m in methods if (scores["method"] == m).any()]
-    figure, axes = plt.subplots(2, 1, figsize=(COLUMN, 4.6), height_ratios=(1.1, 1), squeeze=False)
-    top, bottom = axes[:, 0]
+    figure, panels, bottom = _family_panels(scores, below=True)
     for index, task in enumerate(tasks):
-        offset = (index - (len(tasks) - 1) / 2) * 0.8 / max(len(tasks), 1)
+        group = scores.loc[scores["task"] == task, "family"].iloc[0]
+        top = panels[group]
+        mates = [t for t in tasks if t in set(scores.loc[scores["family"] == group, "task"])]
+        offset = (mates.index(task) - (len(mates) - 1) / 2) * 0.8 / len(mates)
         for place, method in enumerate(shown):
             chosen = scores[(scores["task"] == task) & (scores["method"] == method)]
             values = chosen["score"].to_numpy(float)
@@ -145,9 +161,10 @@ def ablation(scores: pd.DataFrame, plans: pd.DataFrame, methods: Mapping[str, st
                      label=task if place == 0 else None)  # fmt: skip
             top.plot([place + offset - 0.12, place + offset + 0.12], [values.mean()] * 2,
                      color="black", lw=1.4)  # fmt: skip
-    top.set_xticks(range(len(shown)), [methods[m] for m in shown], fontsize=7)
-    top.set(ylabel="score, last checkpoint")
-    top.legend(fontsize=6.5, loc="best")
+    for top in panels.values():
+        top.set_xticks(range(len(shown)), [methods[m] for m in shown], fontsize=7)
+        top.legend(fontsize=6.5, loc="best")
+    next(iter(panels.values())).set(ylabel="score, last checkpoint")
     replayed = [m for m in methods if len(plans) and (plans["method"] == m).any()]
     lowest, highest = 0.0, 1.0
     for place, method in enumerate(replayed):
@@ -203,8 +220,11 @@ def target_sweep(found: pd.DataFrame, reference: pd.DataFrame, names: Mapping[st
         bottom.set_xlabel("target (0 = worst, 1 = best\nreturn in the data)")
     axes[0, 0].set_ylabel("score, last checkpoint")
     axes[1, 0].set_ylabel("sd over seeds")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=2, fontsize=6.5)
+    known = [axes[0, column].get_legend_handles_labels() for column in range(len(tasks))]
+    named = {label: handle for pair in known for handle, label in zip(*pair, strict=True)}
+    figure.legend(
+        list(named.values()), list(named), loc="outside upper center", ncols=2, fontsize=6.5
+    )
     return figure
 
 
@@ -212,21 +232,24 @@ def amount_curve(found: pd.DataFrame) -> Figure:
     """Figure 5: score over the amount of imagined data, in multiples of the default.
 
     Args:
-        found: columns task, seed, amount, score.
+        found: columns task, family, seed, amount, score.
     """
-    figure, ax = plt.subplots(figsize=(COLUMN, 2.7))
+    figure, panels, _ = _family_panels(found)
     present = sorted(set(found["amount"]))
     place = {amount: index for index, amount in enumerate(present)}
     for index, (task, group) in enumerate(found.groupby("task", sort=False)):
+        ax = panels[group["family"].iloc[0]]
         x = group["amount"].map(place).to_numpy(float)
         ax.plot(x, group["score"], MARKERS[index], ms=3.5, alpha=0.5, mew=0, color=PALETTE[index])
         means = group.groupby("amount")["score"].mean()
         ax.plot([place[a] for a in means.index], means.to_numpy(), ls=LINES[index],
                 color=PALETTE[index], label=str(task))  # fmt: skip
     names = {0.0: "none", 0.125: "1/8", 0.25: "1/4", 0.5: "1/2"}
-    ax.set_xticks(range(len(present)), [names.get(a, f"{a:g}") for a in present])
-    ax.set(xlabel="imagined data, in multiples of the default", ylabel="score, last checkpoint")
-    ax.legend(fontsize=6.5)
+    for ax in panels.values():
+        ax.set_xticks(range(len(present)), [names.get(a, f"{a:g}") for a in present])
+        ax.set(xlabel="imagined data, in multiples of the default")
+        ax.legend(fontsize=6.5)
+    next(iter(panels.values())).set(ylabel="score, last checkpoint")
     return figure
 
 
@@ -357,8 +380,8 @@ def costs(table: pd.DataFrame) -> Figure:
     """Figure 8: seconds and peak memory of every stage, one dot per run.
 
     Args:
-        table: columns task, stage, seconds, process_mb (NaN where unknown), each stage of a seed
-            once.
+        table: columns family, stage, seconds, process_mb (NaN where unknown), each stage of a
+            seed once. Tasks of one family share a colour.
     """
     stages = list(dict.fromkeys(table["stage"]))
     has_memory = bool(table["process_mb"].notna().any())
@@ -371,11 +394,11 @@ def costs(table: pd.DataFrame) -> Figure:
         axes[0], ("seconds", "process_mb"), ("wall seconds", "peak memory of the process (MB)"),
         strict=False,
     ):  # fmt: skip
-        for index, (task, group) in enumerate(table.groupby("task", sort=False)):
+        for index, (name, group) in enumerate(table.groupby("family", sort=False)):
             rows = group["stage"].map(stages.index).to_numpy(float)
-            shift = 0.5 * ((index + 0.5) / table["task"].nunique() - 0.5)
-            ax.plot(group[column], rows + shift, MARKERS[index % 9], ms=3.5, alpha=0.6, mew=0,
-                    color=PALETTE[index % 9], label=str(task))  # fmt: skip
+            shift = 0.6 * ((index + 0.5) / table["family"].nunique() - 0.5)
+            ax.plot(group[column], rows + shift, MARKERS[index], ms=3.5, alpha=0.5, mew=0,
+                    color=PALETTE[index], label=str(name))  # fmt: skip
         ax.set(xlabel=label, xscale="log" if column == "seconds" else "linear")
     axes[0, 0].set_yticks(range(len(stages)), stages)
     axes[0, 0].invert_yaxis()

@@ -188,7 +188,8 @@ def aggregate(scores: pd.DataFrame) -> pd.DataFrame:
     tasks = list(dict.fromkeys(scores["task"]))
     last, best = last_scores(scores), last_scores(scores, "best")
     rows = []
-    for method, by_task in last.items():
+    for method in [m for m in METHODS if m in last] + [m for m in last if m not in METHODS]:
+        by_task = last[method]
         row: dict[str, Any] = {
             "method": method,
             "tasks": len(by_task),
@@ -214,6 +215,25 @@ def aggregate(scores: pd.DataFrame) -> pd.DataFrame:
                 }
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def aggregates(scores: pd.DataFrame) -> dict[str, tuple[list[str], pd.DataFrame]]:
+    """:func:`aggregate` of every family with several tasks and of all tasks: name -> (tasks, rows).
+
+    Without variants, and without the amounts of imagined data, which have a figure of their own.
+    """
+    scaled = [name for name, method in METHODS.items() if method.amount != 1.0]
+    plain = scores[(scores["variant"] == "") & ~scores["method"].isin(scaled)]
+    groups: dict[str, list[str]] = {}
+    for task in dict.fromkeys(plain["task"]):
+        groups.setdefault(family(task), []).append(task)
+    everything = [task for members in groups.values() for task in members]
+    whole = {"all tasks": everything} if len(groups) > 1 else {}
+    groups = {name: members for name, members in groups.items() if len(members) > 1} | whole
+    return {
+        name: (members, aggregate(plain[plain["task"].isin(members)]))
+        for name, members in groups.items()
+    }
 
 
 def family(task: str) -> str:
@@ -314,6 +334,28 @@ def format_aggregate(found: pd.DataFrame) -> str:
     return markdown(header, rows)
 
 
+def format_groups(groups: Mapping[str, tuple[list[str], pd.DataFrame]]) -> str:
+    """Methods x groups of tasks: interquartile mean of the last scores and P(IPD beats it), for
+    methods that have run on every task of a group (the README's second table)."""
+    indexed = {name: found.set_index("method") for name, (_, found) in groups.items()}
+    rows = []
+    for method in dict.fromkeys(m for found in indexed.values() for m in found.index):
+        cells = [str(method)]
+        for found in indexed.values():
+            row: Mapping[str, Any] = found.loc[method].to_dict() if method in found.index else {}
+            ends = ("", "_low", "_high")
+            cells.append(cell(*(row.get(f"iqm_last{end}", np.nan) for end in ends)))
+            cells.append(chance(*(row.get(f"ipd_better{end}", np.nan) for end in ends)))
+        if any(cells[1:]):
+            rows.append(cells)
+    header = [
+        title
+        for name, (members, _) in groups.items()
+        for title in (f"{name} ({len(members)})", "P(IPD beats it)")
+    ]
+    return markdown(["method", *header], rows)
+
+
 def explain(tasks: Sequence[str], scores: pd.DataFrame) -> str:
     """What stands under a table: score, checkpoints, intervals, data and environments."""
     episodes = sorted({int(n) for n in scores.loc[scores["method"] != "behaviour", "episodes"]})
@@ -393,14 +435,7 @@ def table1_markdown(
         "## Ours, best checkpoint",
         markdown(*table1_rows(summary, "score_best", ("best_low", "best_high"))),
     ]
-    families: dict[str, list[str]] = {}
-    for task in tasks:
-        families.setdefault(family(task), []).append(task)
-    groups = {name: members for name, members in families.items() if len(members) > 1}
-    if len(families) > 1:
-        groups["all tasks"] = tasks
-    for name, members in groups.items():
-        found = aggregate(plain[plain["task"].isin(members)])
+    for name, (members, found) in aggregates(scores).items():
         parts += [f"## Over {name} ({', '.join(members)})", format_aggregate(found)]
     parts.append(explain(tasks, plain))
     if published is not None:

@@ -243,6 +243,7 @@ def test_figures_draws_committed_results_again(
         *(f"figure7-profile{suffix}" for suffix in (".png", ".svg")),
         *(f"table1{suffix}" for suffix in (".md", ".tex", ".csv")),
         "mazes.md",
+        "groups.md",
     }
     assert all(path.stat().st_size > 0 for path in printed)
     assert "| 50.5 [50.0, 51.0] |" in (out / f"scores-{TASK}.md").read_text()

@@ -47,8 +47,9 @@ def test_committed_files_are_what_the_committed_data_give(redrawn: list[Path]) -
 
 
 def test_readme_shows_the_committed_scores() -> None:
-    table = (ROOT / "figures" / "mazes.md").read_text()
-    assert table in (ROOT / "README.md").read_text(), "copy figures/mazes.md into the README"
+    for name in ("mazes.md", "groups.md"):
+        table = (ROOT / "figures" / name).read_text()
+        assert table in (ROOT / "README.md").read_text(), f"copy figures/{name} into the README"
 
 
 def test_nothing_stale_is_committed(redrawn: list[Path]) -> None:
@@ -75,7 +76,7 @@ def smallest_text(figure: Figure) -> float:
 
 def test_ablation_shows_every_seed_twice() -> None:
     table = scores(MAZES, dict.fromkeys(AUGMENTATIONS, 0.0), seeds=4)
-    last = table[table["checkpoint"] == "last"]
+    last = table[table["checkpoint"] == "last"].assign(family="mazes")
     plans = pd.DataFrame(
         [{"task": t, "method": m, "seed": s, "imagined_gain": s, "replayed_gain": -s}
          for t in MAZES for m in ("ipd", "ipd-greedy") for s in range(4)]
@@ -88,15 +89,37 @@ def test_ablation_shows_every_seed_twice() -> None:
     assert marks(paper_plots.ablation(last, empty, AUGMENTATIONS), 1) == 0
 
 
+def test_families_of_tasks_have_score_axes_of_their_own() -> None:
+    table = scores(MAZES, dict.fromkeys(AUGMENTATIONS, 0.0), seeds=4)
+    last = table[table["checkpoint"] == "last"]
+    robots = last.assign(family="locomotion", task="hopper-medium", score=20.0)
+    both = pd.concat([last.assign(family="mazes"), robots])
+    figure = paper_plots.ablation(both, pd.DataFrame(columns=["method"]), AUGMENTATIONS)
+    mazes, locomotion = (axes for axes in figure.axes if axes.get_legend())
+    assert marks(figure, figure.axes.index(mazes)) == len(last)
+    assert marks(figure, figure.axes.index(locomotion)) == len(last)
+    assert figure.get_figwidth() <= paper_plots.PAGE and smallest_text(figure) >= 6
+    amount = pd.DataFrame(
+        [{"task": t, "family": t[:6], "seed": s, "amount": a, "score": a}
+         for t in (*MAZES, "hopper-medium") for s in range(3) for a in (0.0, 1.0)]
+    )  # fmt: skip
+    figure = paper_plots.amount_curve(amount)
+    assert (marks(figure, 0), marks(figure, 1)) == (12, 6)
+
+
 def test_targets_show_every_seed_and_the_spread() -> None:
     found = pd.DataFrame(
         [{"task": t, "method": m, "seed": s, "level": v, "score": 10 * s + v}
-         for t in MAZES for m in ("ipd-rtg", "dt") for s in range(3) for v in (0.0, 0.5, 1.0)]
+         for t in MAZES for m in ("ipd-rtg", "qt", "dt") for s in range(3)
+         for v in (0.0, 0.5, 1.0)]
     )  # fmt: skip
     reference = pd.DataFrame([{"task": t, "seed": s, "score": 90.0 + s} for t in MAZES
                               for s in range(3)])  # fmt: skip
+    found = found[(found["task"] != next(iter(MAZES))) | (found["method"] != "qt")]
     figure = paper_plots.target_sweep(found, reference, TARGETED)
-    assert marks(figure, 0) == marks(figure, 1) == 2 * 3 * 3
+    assert (marks(figure, 0), marks(figure, 1)) == (2 * 3 * 3, 3 * 3 * 3)
+    named = {text.get_text() for text in figure.legends[0].get_texts()}
+    assert named == {*TARGETED.values(), "IPD: V(s), no target"}
     spread = figure.axes[2].lines[0].get_ydata()
     np.testing.assert_allclose(spread, 10.0)  # type: ignore[arg-type]
     assert smallest_text(figure) >= 6
@@ -104,7 +127,7 @@ def test_targets_show_every_seed_and_the_spread() -> None:
 
 def test_amounts_are_in_order_and_every_seed_is_there() -> None:
     found = pd.DataFrame(
-        [{"task": t, "seed": s, "amount": a, "score": 10 * a + s}
+        [{"task": t, "family": "mazes", "seed": s, "amount": a, "score": 10 * a + s}
          for t in MAZES for s in range(3) for a in (4.0, 0.0, 0.125, 1.0)]
     )  # fmt: skip
     figure = paper_plots.amount_curve(found)
@@ -163,7 +186,7 @@ def test_profiles_and_costs() -> None:
                                                "ipd": (share, share, share)})  # fmt: skip
     np.testing.assert_array_equal(figure.axes[0].lines[0].get_ydata(), share)  # type: ignore[arg-type]
     table = pd.DataFrame(
-        [{"task": t, "stage": stage, "seconds": 3.0, "process_mb": memory}
+        [{"family": t, "stage": stage, "seconds": 3.0, "process_mb": memory}
          for t in MAZES for stage, memory in (("values", 400.0), ("policy", np.nan))]
     )  # fmt: skip
     figure = paper_plots.costs(table)

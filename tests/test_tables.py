@@ -15,6 +15,8 @@ from ipd_lite import tables
 from ipd_lite.evaluate import stratified_interval
 from ipd_lite.tables import (
     aggregate,
+    aggregates,
+    format_groups,
     improvement,
     improvement_interval,
     interquartile_mean,
@@ -115,6 +117,27 @@ def test_aggregate_leaves_incomplete_methods_without_numbers() -> None:
     )
     assert found.loc["iql", "ipd_better"] == 1.0 and np.isnan(found.loc["ipd", "ipd_better"])
     assert (found["mean_best"].dropna() > found["mean_last"].dropna()).all()
+
+
+def test_groups_of_tasks_and_all_together() -> None:
+    robots = {"hopper-medium": 0.0, "walker2d-medium": 0.0}
+    table = pd.concat(
+        [scores({**MAZES, **robots}, {"ipd": 20, "iql": 5}), scores(MAZES, {"ipd-noaug": 9}),
+         scores({**MAZES, "door-human": 0.0}, {"ipd-x2": 7}),
+         scores(MAZES, {"ipd": 3}, variant="short")]
+    )  # fmt: skip
+    groups = aggregates(table)
+    assert {name: len(members) for name, (members, _) in groups.items()} == {
+        "mazes": len(MAZES), "locomotion": 2, "all tasks": len(MAZES) + 2,
+    }  # fmt: skip
+    for _, found in groups.values():
+        assert not set(found["method"]) & {"ipd-x2", "ipd@short"}
+    lines = [line.split(" | ") for line in format_groups(groups).splitlines()]
+    assert lines[0][1::2] == ["mazes (2)", "locomotion (2)", "all tasks (4)"]
+    by_method = {line[0].removeprefix("| "): line[1:] for line in lines[2:]}
+    assert list(by_method) == ["iql", "ipd-noaug", "ipd"]
+    assert by_method["iql"][1].startswith("1.00") and by_method["ipd"][1] == ""
+    assert by_method["ipd-noaug"][0] and not any(x.strip(" |") for x in by_method["ipd-noaug"][2:])
 
 
 def test_variants_are_methods_of_their_own() -> None:
