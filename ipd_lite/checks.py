@@ -588,6 +588,27 @@ def paired_difference(answer: Answer) -> None:
                      f"{high:.1f})")  # fmt: skip
 
 
+@_exercise("it asks how often, not by how much, and no scale of scores can distort it.")
+def improvement(answer: Answer) -> None:
+    """06: f(ours (n,), theirs (m,)) -> probability that a run of ours beats one of theirs."""
+    ours, theirs = np.array([3.0, 5.0, 9.0]), np.array([5.0, 2.0])
+    more, ties = (ours[:, None] > theirs).mean(), (ours[:, None] == theirs).mean()
+    result = _ask(answer, ours.copy(), theirs.copy())
+    _compare(
+        result,
+        float(more + ties / 2),
+        {
+            "a tie is half a win": float(more),
+            "a tie is half a win, not a whole one": float(more + ties),
+            "that is how often *theirs* wins": float(1 - more - ties / 2),
+            "that compares the means; count the pairs of runs": float(ours.mean() > theirs.mean()),
+            "that is a number of pairs; divide by how many pairs there are": float(
+                (more + ties / 2) * ours.size * theirs.size
+            ),
+        },
+    )
+
+
 @_exercise("you would be a good reviewer.")
 def claims(answer: Mapping[str, bool]) -> None:
     """06: which statements do the intervals support?"""

@@ -56,7 +56,7 @@ def redraw(data: Path, out: Path) -> list[Path]:
     Raises:
         FileNotFoundError: there are no result files in `data`.
     """
-    files = _by_task(data, "scores")
+    files = by_task(data, "scores")
     if not files:
         raise FileNotFoundError(f"no scores-*.csv in {data}; run this in the repository's root")
     plots.style()
@@ -191,7 +191,7 @@ def _figures_of_one_run(file: Path) -> Iterator[tuple[str, Figure]]:
         )  # fmt: skip
 
 
-def _by_task(data: Path, kind: str) -> list[Path]:
+def by_task(data: Path, kind: str) -> list[Path]:
     """All `kind`-TASK.csv, tasks in the registry's order, others behind them."""
     order = {name: place for place, name in enumerate(TASKS)}
 
@@ -204,7 +204,7 @@ def _by_task(data: Path, kind: str) -> list[Path]:
 def _together(data: Path, kind: str) -> pd.DataFrame:
     """All `kind`-TASK.csv with a column for the task (and a method: older files are of IPD)."""
     parts = []
-    for file in _by_task(data, kind):
+    for file in by_task(data, kind):
         part = pd.read_csv(file)
         part["task"] = file.stem.removeprefix(f"{kind}-")
         if "method" not in part:

@@ -101,6 +101,11 @@ def paired(ours: np.ndarray[Any, Any], theirs: np.ndarray[Any, Any]) -> tuple[fl
     return (float((ours - theirs).mean()), *resampled(ours - theirs))
 
 
+def wins(ours: np.ndarray[Any, Any], theirs: np.ndarray[Any, Any]) -> float:
+    points = [1.0 if x > y else 0.5 if x == y else 0.0 for x in ours for y in theirs]
+    return sum(points) / len(points)
+
+
 ORDER = list(checks.STAGES)
 RIGHT: dict[str, Any] = {
     "stage_order": ORDER,
@@ -120,6 +125,7 @@ RIGHT: dict[str, Any] = {
     "ipd_loss": ipd,
     "interval": resampled,
     "paired_difference": paired,
+    "improvement": wins,
     "claims": {
         "A beats B": False,
         "B may be better than A": True,
@@ -239,6 +245,11 @@ WRONG: list[tuple[str, Any, str]] = [
         ),
         "seed by seed",
     ),
+    ("improvement", lambda a, b: wins(b, a), "theirs"),
+    ("improvement", lambda a, b: (a[:, None] > b).mean(), "half a win"),
+    ("improvement", lambda a, b: (a[:, None] >= b).mean(), "not a whole one"),
+    ("improvement", lambda a, b: a.mean() > b.mean(), "count the pairs"),
+    ("improvement", lambda a, b: wins(a, b) * a.size * b.size, "divide"),
     ("claims", {**RIGHT["claims"], "A beats B": True}, "contains zero"),
     ("claims", {**RIGHT["claims"], "A is worth 12 points over C everywhere": True}, "other tasks"),
 ]

@@ -12,7 +12,15 @@ import pytest
 from matplotlib.figure import Figure
 
 from ipd_lite import paper_plots, plots
-from ipd_lite.figures import AUGMENTATIONS, TARGETED, WEIGHTED, paper_figures, redraw, table1
+from ipd_lite.figures import (
+    AUGMENTATIONS,
+    TARGETED,
+    WEIGHTED,
+    by_task,
+    paper_figures,
+    redraw,
+    table1,
+)
 from ipd_lite.mazes import geometry
 from ipd_lite.tables import summarize
 from tests.test_tables import MAZES, scores
@@ -220,3 +228,10 @@ def test_figures_appear_with_their_data(tmp_path: Path) -> None:
         "figure3-ablation", "figure4-targets", "figure5-amount", "figure7-profile", "figure8-cost",
         "figure9-alpha",
     ]  # fmt: skip
+
+
+def test_tasks_come_in_the_order_of_the_registry(tmp_path: Path) -> None:
+    names = ["pointmaze-umaze", "pointmaze-medium-slow", "hopper-medium", "door-human", "my-robot"]
+    for name in sorted(names):
+        (tmp_path / f"scores-{name}.csv").touch()
+    assert [file.stem for file in by_task(tmp_path, "scores")] == [f"scores-{n}" for n in names]
