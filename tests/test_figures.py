@@ -117,18 +117,19 @@ def test_families_of_tasks_have_score_axes_of_their_own() -> None:
 
 def test_targets_show_every_seed_and_the_spread() -> None:
     found = pd.DataFrame(
-        [{"task": t, "method": m, "seed": s, "level": v, "score": 10 * s + v}
-         for t in MAZES for m in ("ipd-rtg", "qt", "dt") for s in range(3)
-         for v in (0.0, 0.5, 1.0)]
+        [{"task": t, "method": m, "seed": s, "level": v, "score": base + 10 * s + v}
+         for t in MAZES for m, base in (("ipd-rtg", 80.0), ("qt", 80.0), ("dt", 0.0))
+         for s in range(3) for v in (0.0, 0.5, 1.0)]
     )  # fmt: skip
     reference = pd.DataFrame([{"task": t, "seed": s, "score": 90.0 + s} for t in MAZES
                               for s in range(3)])  # fmt: skip
     found = found[(found["task"] != next(iter(MAZES))) | (found["method"] != "qt")]
     figure = paper_plots.target_sweep(found, reference, TARGETED)
     assert (marks(figure, 0), marks(figure, 1)) == (2 * 3 * 3, 3 * 3 * 3)
+    assert (marks(figure, 2), marks(figure, 3)) == (3 * 3, 2 * 3 * 3), "dt is far from IPD"
     named = {text.get_text() for text in figure.legends[0].get_texts()}
     assert named == {*TARGETED.values(), "IPD: V(s), no target"}
-    spread = figure.axes[2].lines[0].get_ydata()
+    spread = figure.axes[4].lines[0].get_ydata()
     np.testing.assert_allclose(spread, 10.0)  # type: ignore[arg-type]
     assert smallest_text(figure) >= 6
 
