@@ -146,13 +146,14 @@ def ablation(scores: pd.DataFrame, plans: pd.DataFrame, methods: Mapping[str, st
             imagined_gain, replayed_gain (may be empty). methods: method -> its name in the figure.
     """
     tasks = list(dict.fromkeys(scores["task"]))
-    shown = [m for m in methods if (scores["method"] == m).any()]
+    run = scores.groupby("family")["method"].unique()
     figure, panels, bottom = _family_panels(scores, below=True)
     for index, task in enumerate(tasks):
         group = scores.loc[scores["task"] == task, "family"].iloc[0]
-        top = panels[group]
+        top, shown = panels[group], [m for m in methods if m in run[group]]
         mates = [t for t in tasks if t in set(scores.loc[scores["family"] == group, "task"])]
         offset = (mates.index(task) - (len(mates) - 1) / 2) * 0.8 / len(mates)
+        half = min(0.12, 0.35 / len(mates))
         for place, method in enumerate(shown):
             chosen = scores[(scores["task"] == task) & (scores["method"] == method)]
             values = chosen["score"].to_numpy(float)
@@ -161,10 +162,12 @@ def ablation(scores: pd.DataFrame, plans: pd.DataFrame, methods: Mapping[str, st
             top.plot(np.full(len(values), place + offset), values, MARKERS[index], ms=3.5,
                      color=PALETTE[index], alpha=0.75, mew=0,
                      label=task if place == 0 else None)  # fmt: skip
-            top.plot([place + offset - 0.12, place + offset + 0.12], [values.mean()] * 2,
+            top.plot([place + offset - half, place + offset + half], [values.mean()] * 2,
                      color="black", lw=1.4)  # fmt: skip
-    for top in panels.values():
-        top.set_xticks(range(len(shown)), [methods[m] for m in shown], fontsize=7)
+    for group, top in panels.items():
+        shown = [methods[m] for m in methods if m in run[group]]
+        top.set_xticks(range(len(shown)), shown, fontsize=7)
+        top.set_xlim(-0.6, len(shown) - 0.4)
         top.legend(fontsize=6.5, loc="best")
     next(iter(panels.values())).set(ylabel="score, last checkpoint")
     replayed = [m for m in methods if len(plans) and (plans["method"] == m).any()]
