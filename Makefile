@@ -26,7 +26,9 @@ lab: install  ## JupyterLab, showing the notebooks
 notebooks: install  ## execute all notebooks in order (preset lesson) and save their outputs
 	IPD_PRESET=lesson $(BIN)/jupyter nbconvert --to notebook --execute --inplace \
 	--ExecutePreprocessor.store_widget_state=False --ExecutePreprocessor.record_timing=False \
-	--ExecutePreprocessor.coalesce_streams=True notebooks/[0-9]*.ipynb
+	notebooks/[0-9]*.ipynb
+	$(BIN)/jupyter nbconvert --to notebook --inplace --CoalesceStreamsPreprocessor.enabled=True \
+	notebooks/[0-9]*.ipynb
 
 test-notebooks: install  ## run every notebook under preset smoke, compare the marked cells
 	@IPD_PRESET=smoke $(BIN)/python -m pytest -q --nbval-lax --nbval-current-env \
