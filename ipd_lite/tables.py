@@ -31,6 +31,8 @@ Array = NDArray[np.float64]
 
 TABLE_METHODS = ("behaviour", "bc", "bc-10", "td3bc", "cql", "iql", "dt", "qt", "ipd")
 """The columns of Table 1; every other method is in the per-task tables."""
+SCALED = [name for name, method in METHODS.items() if method.amount != 1.0]
+"""IPD with other amounts of imagined data: figure 5 has them, summaries leave them out."""
 PUBLISHED = "published-d4rl.csv"
 
 
@@ -222,8 +224,7 @@ def aggregates(scores: pd.DataFrame) -> dict[str, tuple[list[str], pd.DataFrame]
 
     Without variants, and without the amounts of imagined data, which have a figure of their own.
     """
-    scaled = [name for name, method in METHODS.items() if method.amount != 1.0]
-    plain = scores[(scores["variant"] == "") & ~scores["method"].isin(scaled)]
+    plain = scores[(scores["variant"] == "") & ~scores["method"].isin(SCALED)]
     groups: dict[str, list[str]] = {}
     for task in dict.fromkeys(plain["task"]):
         groups.setdefault(family(task), []).append(task)
@@ -301,8 +302,7 @@ def format_compact(summary: pd.DataFrame) -> str:
     tasks = list(dict.fromkeys(summary["task"]))
     indexed = summary.set_index(["task", "method"])
     rows = []
-    scaled = [m for m, method in METHODS.items() if method.amount != 1.0]  # figure 5 has them
-    for method in [m for m in METHODS if (summary["method"] == m).any() and m not in scaled]:
+    for method in [m for m in METHODS if (summary["method"] == m).any() and m not in SCALED]:
         cells = [method]
         for task in tasks:
             if (task, method) not in indexed.index:
