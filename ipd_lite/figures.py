@@ -23,6 +23,7 @@ from ipd_lite.runs import load_tensors, write_atomically, write_csv
 from ipd_lite.tables import (
     PUBLISHED,
     TABLE_METHODS,
+    Groups,
     aggregates,
     alphas,
     amounts,
@@ -76,8 +77,9 @@ def redraw(data: Path, out: Path) -> list[Path]:
         paths.append(_write(out / f"scores-{task}.md", text))
     mazes = summary[summary["task"].map(family) == "mazes"]
     paths.append(_write(out / "mazes.md", format_compact(mazes) + "\n"))
-    paths.append(_write(out / "groups.md", format_groups(aggregates(scores)) + "\n"))
-    paths += table1(scores, summary, data, out)
+    groups = aggregates(scores)
+    paths.append(_write(out / "groups.md", format_groups(groups) + "\n"))
+    paths += table1(scores, summary, data, out, groups)
     for name, figure in paper_figures(scores, data):
         for suffix in SUFFIXES:
             last = suffix == SUFFIXES[-1]
@@ -90,14 +92,24 @@ def _write(path: Path, text: str) -> Path:
     return path
 
 
-def table1(scores: pd.DataFrame, summary: pd.DataFrame, data: Path, out: Path) -> list[Path]:
-    """Table 1 as Markdown, LaTeX and CSV (one row per task and method, last and best)."""
+def table1(
+    scores: pd.DataFrame,
+    summary: pd.DataFrame,
+    data: Path,
+    out: Path,
+    groups: Groups | None = None,
+) -> list[Path]:
+    """Table 1 as Markdown, LaTeX and CSV (one row per task and method, last and best).
+
+    Args:
+        groups: of these scores, by `tables.aggregates`; None = computed here.
+    """
     file = data / PUBLISHED
     published = pd.read_csv(file) if file.exists() else None
     summary = summary[summary["method"].isin(list(METHODS))]  # variants have tables of their own
     write_csv(out / "table1.csv", summary.round(4))
     return [
-        _write(out / "table1.md", table1_markdown(scores, summary, published)),
+        _write(out / "table1.md", table1_markdown(scores, summary, published, groups)),
         _write(out / "table1.tex", table1_latex(summary, published)),
         out / "table1.csv",
     ]

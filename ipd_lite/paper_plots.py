@@ -146,15 +146,16 @@ def ablation(scores: pd.DataFrame, plans: pd.DataFrame, methods: Mapping[str, st
             imagined_gain, replayed_gain (may be empty). methods: method -> its name in the figure.
     """
     tasks = list(dict.fromkeys(scores["task"]))
-    run = scores.groupby("family")["method"].unique()
+    by_family = scores.groupby("family")
+    shown = {name: [m for m in methods if m in set(rows["method"])] for name, rows in by_family}
+    mates = {name: list(dict.fromkeys(rows["task"])) for name, rows in by_family}
     figure, panels, bottom = _family_panels(scores, below=True)
     for index, task in enumerate(tasks):
         group = scores.loc[scores["task"] == task, "family"].iloc[0]
-        top, shown = panels[group], [m for m in methods if m in run[group]]
-        mates = [t for t in tasks if t in set(scores.loc[scores["family"] == group, "task"])]
-        offset = (mates.index(task) - (len(mates) - 1) / 2) * 0.8 / len(mates)
-        half = min(0.12, 0.35 / len(mates))
-        for place, method in enumerate(shown):
+        top, count = panels[group], len(mates[group])
+        offset = (mates[group].index(task) - (count - 1) / 2) * 0.8 / count
+        half = min(0.12, 0.35 / count)
+        for place, method in enumerate(shown[group]):
             chosen = scores[(scores["task"] == task) & (scores["method"] == method)]
             values = chosen["score"].to_numpy(float)
             if not len(values):
@@ -165,9 +166,9 @@ def ablation(scores: pd.DataFrame, plans: pd.DataFrame, methods: Mapping[str, st
             top.plot([place + offset - half, place + offset + half], [values.mean()] * 2,
                      color="black", lw=1.4)  # fmt: skip
     for group, top in panels.items():
-        shown = [methods[m] for m in methods if m in run[group]]
-        top.set_xticks(range(len(shown)), shown, fontsize=7)
-        top.set_xlim(-0.6, len(shown) - 0.4)
+        count = len(shown[group])
+        top.set_xticks(range(count), [methods[m] for m in shown[group]], fontsize=7)
+        top.set_xlim(-0.6, count - 0.4)
         top.legend(fontsize=6.5, loc="best")
     next(iter(panels.values())).set(ylabel="score, last checkpoint")
     replayed = [m for m in methods if len(plans) and (plans["method"] == m).any()]

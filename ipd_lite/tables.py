@@ -28,6 +28,8 @@ from ipd_lite.methods import METHODS
 from ipd_lite.tasks import TASKS
 
 Array = NDArray[np.float64]
+Groups = Mapping[str, tuple[list[str], pd.DataFrame]]
+"""Name of a group of tasks -> its tasks and their aggregate."""
 
 TABLE_METHODS = ("behaviour", "bc", "bc-10", "td3bc", "cql", "iql", "dt", "qt", "ipd")
 """The columns of Table 1; every other method is in the per-task tables."""
@@ -334,7 +336,7 @@ def format_aggregate(found: pd.DataFrame) -> str:
     return markdown(header, rows)
 
 
-def format_groups(groups: Mapping[str, tuple[list[str], pd.DataFrame]]) -> str:
+def format_groups(groups: Groups) -> str:
     """Methods x groups of tasks: interquartile mean of the last scores and P(IPD beats it), for
     methods that have run on every task of a group (the README's second table)."""
     indexed = {name: found.set_index("method") for name, (_, found) in groups.items()}
@@ -419,12 +421,16 @@ def published_block(published: pd.DataFrame) -> tuple[list[str], list[list[str]]
 
 
 def table1_markdown(
-    scores: pd.DataFrame, summary: pd.DataFrame, published: pd.DataFrame | None
+    scores: pd.DataFrame,
+    summary: pd.DataFrame,
+    published: pd.DataFrame | None,
+    groups: Groups | None = None,
 ) -> str:
     """Table 1: ours (last, then best), the aggregates, what they mean, and published numbers.
 
     Args:
         summary: of these scores, by :func:`summarize`.
+        groups: of these scores, by :func:`aggregates`; None = computed here.
     """
     plain = scores[scores["variant"] == ""]
     tasks = list(dict.fromkeys(plain["task"]))
@@ -435,7 +441,8 @@ def table1_markdown(
         "## Ours, best checkpoint",
         markdown(*table1_rows(summary, "score_best", ("best_low", "best_high"))),
     ]
-    for name, (members, found) in aggregates(scores).items():
+    groups = aggregates(scores) if groups is None else groups
+    for name, (members, found) in groups.items():
         parts += [f"## Over {name} ({', '.join(members)})", format_aggregate(found)]
     parts.append(explain(tasks, plain))
     if published is not None:
