@@ -37,7 +37,18 @@ NEARBY = 15.0
 """Points of score within which a method is drawn on IPD's own scale (figure 4)."""
 PALETTE = (VERMILION, BLUE, GREEN, ORANGE, PINK, SKY, GREY, "#000000", "#8C6D31")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
-LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)), "-")
+Line = str | tuple[int, tuple[int, ...]]
+LINES: tuple[Line, ...] = (
+    "-",
+    "--",
+    "-.",
+    ":",
+    (0, (5, 1)),
+    (0, (3, 1, 1, 1)),
+    (0, (1, 1)),
+    (0, (8, 2)),
+    "-",
+)
 
 
 def method_diagram(
@@ -138,6 +149,12 @@ def _family_panels(
     return figure, {name: axes[name] for name in families}, axes["below" if below else families[0]]
 
 
+def _look(index: int) -> tuple[str, str, Line]:
+    """Colour, marker and line of the index-th task of a panel; from the tenth on they repeat."""
+    turn = index % len(PALETTE)
+    return PALETTE[turn], MARKERS[turn], LINES[turn]
+
+
 def ablation(scores: pd.DataFrame, plans: pd.DataFrame, methods: Mapping[str, str]) -> Figure:
     """Figure 3: last scores per way of augmenting, and the gain of its plans imagined and true.
 
@@ -150,18 +167,19 @@ def ablation(scores: pd.DataFrame, plans: pd.DataFrame, methods: Mapping[str, st
     shown = {name: [m for m in methods if m in set(rows["method"])] for name, rows in by_family}
     mates = {name: list(dict.fromkeys(rows["task"])) for name, rows in by_family}
     figure, panels, bottom = _family_panels(scores, below=True)
-    for index, task in enumerate(tasks):
+    for task in tasks:
         group = scores.loc[scores["task"] == task, "family"].iloc[0]
-        top, count = panels[group], len(mates[group])
-        offset = (mates[group].index(task) - (count - 1) / 2) * 0.8 / count
+        top, count, index = panels[group], len(mates[group]), mates[group].index(task)
+        offset = (index - (count - 1) / 2) * 0.8 / count
         half = min(0.12, 0.35 / count)
         for place, method in enumerate(shown[group]):
             chosen = scores[(scores["task"] == task) & (scores["method"] == method)]
             values = chosen["score"].to_numpy(float)
             if not len(values):
                 continue
-            top.plot(np.full(len(values), place + offset), values, MARKERS[index], ms=3.5,
-                     color=PALETTE[index], alpha=0.75, mew=0,
+            colour, marker, _ = _look(index)
+            top.plot(np.full(len(values), place + offset), values, marker, ms=3.5,
+                     color=colour, alpha=0.75, mew=0,
                      label=task if place == 0 else None)  # fmt: skip
             top.plot([place + offset - half, place + offset + half], [values.mean()] * 2,
                      color="black", lw=1.4)  # fmt: skip
@@ -251,13 +269,15 @@ def amount_curve(found: pd.DataFrame) -> Figure:
     figure, panels, _ = _family_panels(found)
     present = sorted(set(found["amount"]))
     place = {amount: index for index, amount in enumerate(present)}
-    for index, (task, group) in enumerate(found.groupby("task", sort=False)):
-        ax = panels[group["family"].iloc[0]]
-        x = group["amount"].map(place).to_numpy(float)
-        ax.plot(x, group["score"], MARKERS[index], ms=3.5, alpha=0.5, mew=0, color=PALETTE[index])
-        means = group.groupby("amount")["score"].mean()
-        ax.plot([place[a] for a in means.index], means.to_numpy(), ls=LINES[index],
-                color=PALETTE[index], label=str(task))  # fmt: skip
+    for name, ax in panels.items():
+        tasks = found[found["family"] == name].groupby("task", sort=False)
+        for index, (task, group) in enumerate(tasks):
+            colour, marker, line = _look(index)
+            x = group["amount"].map(place).to_numpy(float)
+            ax.plot(x, group["score"], marker, ms=3.5, alpha=0.5, mew=0, color=colour)
+            means = group.groupby("amount")["score"].mean()
+            ax.plot([place[a] for a in means.index], means.to_numpy(), ls=line,
+                    color=colour, label=str(task))  # fmt: skip
     names = {0.0: "none", 0.125: "1/8", 0.25: "1/4", 0.5: "1/2"}
     for ax in panels.values():
         ax.set_xticks(range(len(present)), [names.get(a, f"{a:g}") for a in present])
@@ -416,5 +436,5 @@ def costs(table: pd.DataFrame) -> Figure:
         ax.set(xlabel=label, xscale="log" if column == "seconds" else "linear")
     axes[0, 0].set_yticks(range(len(stages)), stages)
     axes[0, 0].invert_yaxis()
-    axes[0, 0].legend(fontsize=6.5, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    axes[0, 0].legend(fontsize=6.5, loc="lower left", bbox_to_anchor=(0, 1), ncols=4)
     return figure

@@ -115,6 +115,23 @@ def test_families_of_tasks_have_score_axes_of_their_own() -> None:
     assert (marks(figure, 0), marks(figure, 1)) == (12, 6)
 
 
+def test_a_family_may_have_more_tasks_than_there_are_markers() -> None:
+    """Every task of a panel is drawn, and each panel begins with the first colour."""
+    many = [(f"task-{i}", "mazes") for i in range(len(paper_plots.MARKERS) + 2)]
+    rows = pd.DataFrame(
+        [{"task": t, "family": f, "method": m, "seed": s, "amount": a, "score": s + a}
+         for t, f in (*many, ("door-human", "hands")) for s in range(2)
+         for m, a in (("ipd-noaug", 0.0), ("ipd", 1.0))]
+    )  # fmt: skip
+    for figure in (
+        paper_plots.ablation(rows, pd.DataFrame(columns=["method"]), AUGMENTATIONS),
+        paper_plots.amount_curve(rows),
+    ):
+        assert (marks(figure, 0), marks(figure, 1)) == (4 * len(many), 4)
+        first, second = (figure.axes[i].lines[0].get_color() for i in (0, 1))
+        assert first == second
+
+
 def test_targets_show_every_seed_and_the_spread() -> None:
     found = pd.DataFrame(
         [{"task": t, "method": m, "seed": s, "level": v, "score": base + 10 * s + v}
@@ -216,7 +233,7 @@ def test_figures_appear_with_their_data(tmp_path: Path) -> None:
     assert names == []
     table = pd.concat(
         [
-            scores(MAZES, {"iql": 0, "ipd-noaug": 1, "ipd-x2": 3, "ipd": 2}),
+            scores(MAZES, {"iql": 0, "ipd-noaug": 1, "ipd-greedy": 1, "ipd-x2": 3, "ipd": 2}),
             scores(MAZES, {"ipd-rtg": 0}, variant="target_level=0.25"),
             scores(MAZES, {"ipd": 0}, variant="alpha=0.3"),
             scores(MAZES, {"ipd": 0}, variant="alpha=3.0"),
