@@ -170,6 +170,7 @@ def ablation(scores: pd.DataFrame, plans: pd.DataFrame, methods: Mapping[str, st
     for task in tasks:
         group = scores.loc[scores["task"] == task, "family"].iloc[0]
         top, count, index = panels[group], len(mates[group]), mates[group].index(task)
+        colour, marker, _ = _look(index)
         offset = (index - (count - 1) / 2) * 0.8 / count
         half = min(0.12, 0.35 / count)
         for place, method in enumerate(shown[group]):
@@ -177,7 +178,6 @@ def ablation(scores: pd.DataFrame, plans: pd.DataFrame, methods: Mapping[str, st
             values = chosen["score"].to_numpy(float)
             if not len(values):
                 continue
-            colour, marker, _ = _look(index)
             top.plot(np.full(len(values), place + offset), values, marker, ms=3.5,
                      color=colour, alpha=0.75, mew=0,
                      label=task if place == 0 else None)  # fmt: skip
