@@ -162,31 +162,26 @@ def ablation(scores: pd.DataFrame, plans: pd.DataFrame, methods: Mapping[str, st
         scores: columns task, family, method, seed, score. plans: columns task, method, seed,
             imagined_gain, replayed_gain (may be empty). methods: method -> its name in the figure.
     """
-    tasks = list(dict.fromkeys(scores["task"]))
-    by_family = scores.groupby("family")
-    shown = {name: [m for m in methods if m in set(rows["method"])] for name, rows in by_family}
-    mates = {name: list(dict.fromkeys(rows["task"])) for name, rows in by_family}
     figure, panels, bottom = _family_panels(scores, below=True)
-    for task in tasks:
-        group = scores.loc[scores["task"] == task, "family"].iloc[0]
-        top, count, index = panels[group], len(mates[group]), mates[group].index(task)
-        colour, marker, _ = _look(index)
-        offset = (index - (count - 1) / 2) * 0.8 / count
+    for family, top in panels.items():
+        rows = scores[scores["family"] == family]
+        shown = [m for m in methods if m in set(rows["method"])]
+        count = rows["task"].nunique()
         half = min(0.12, 0.35 / count)
-        for place, method in enumerate(shown[group]):
-            chosen = scores[(scores["task"] == task) & (scores["method"] == method)]
-            values = chosen["score"].to_numpy(float)
-            if not len(values):
-                continue
-            top.plot(np.full(len(values), place + offset), values, marker, ms=3.5,
-                     color=colour, alpha=0.75, mew=0,
-                     label=task if place == 0 else None)  # fmt: skip
-            top.plot([place + offset - half, place + offset + half], [values.mean()] * 2,
-                     color="black", lw=1.4)  # fmt: skip
-    for group, top in panels.items():
-        count = len(shown[group])
-        top.set_xticks(range(count), [methods[m] for m in shown[group]], fontsize=7)
-        top.set_xlim(-0.6, count - 0.4)
+        for index, (task, group) in enumerate(rows.groupby("task", sort=False)):
+            colour, marker, _ = _look(index)
+            offset = (index - (count - 1) / 2) * 0.8 / count
+            for place, method in enumerate(shown):
+                values = group.loc[group["method"] == method, "score"].to_numpy(float)
+                if not len(values):
+                    continue
+                top.plot(np.full(len(values), place + offset), values, marker, ms=3.5,
+                         color=colour, alpha=0.75, mew=0,
+                         label=task if place == 0 else None)  # fmt: skip
+                top.plot([place + offset - half, place + offset + half], [values.mean()] * 2,
+                         color="black", lw=1.4)  # fmt: skip
+        top.set_xticks(range(len(shown)), [methods[m] for m in shown], fontsize=7)
+        top.set_xlim(-0.6, len(shown) - 0.4)
         top.legend(fontsize=6.5, loc="best")
     next(iter(panels.values())).set(ylabel="score, last checkpoint")
     replayed = [m for m in methods if len(plans) and (plans["method"] == m).any()]
