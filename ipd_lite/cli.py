@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 
 import tyro
 
-from ipd_lite.config import PRESETS, Config, Preset, override, preset
+from ipd_lite.settings import PRESETS, Config, Preset, override, preset
 
 if TYPE_CHECKING:
-    from ipd_lite.data import OfflineDataset
-    from ipd_lite.tasks import Task
+    from ipd_lite.paper.dataset import OfflineDataset
+    from ipd_lite.tasks.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,11 +257,11 @@ def _default_config(arguments: list[str]) -> Config:
     task = value("--task")
     config = preset(name)
     if task is not None:
-        from ipd_lite.tasks import get_task
+        from ipd_lite.tasks.registry import get_task
 
         config = get_task(task).config(name)
     elif value("--dataset") is not None:
-        from ipd_lite.tasks import CAUTIOUS
+        from ipd_lite.tasks.registry import CAUTIOUS
 
         config = override(config, CAUTIOUS)
     if arguments[:1] == ["demo"] and name == "lesson":
@@ -277,8 +277,8 @@ def _threads(count: int) -> None:
 
 
 def _run(command: Run) -> None:
-    from ipd_lite.experiments import run
-    from ipd_lite.own_data import check_fit, open_task
+    from ipd_lite.study.run import run
+    from ipd_lite.tasks.own_data import check_fit, open_task
 
     _threads(command.threads)
     name = command.task or (None if command.dataset else "pointmaze-medium")
@@ -297,7 +297,7 @@ def _run(command: Run) -> None:
 
 
 def _demo(command: Demo) -> None:
-    from ipd_lite.demo import demo
+    from ipd_lite.report.demo import demo
 
     demo(
         command.task, command.seed, command.config, out=command.out, device=command.device,
@@ -306,7 +306,7 @@ def _demo(command: Demo) -> None:
 
 
 def _evaluate(command: Evaluate) -> None:
-    from ipd_lite.experiments import evaluate_again
+    from ipd_lite.study.run import evaluate_again
 
     started = time.perf_counter()
     scores = evaluate_again(
@@ -317,31 +317,31 @@ def _evaluate(command: Evaluate) -> None:
 
 
 def _collect(command: Collect) -> None:
-    from ipd_lite.collect import collect
-    from ipd_lite.tasks import get_task
+    from ipd_lite.tasks.collect import collect
+    from ipd_lite.tasks.registry import get_task
 
     task = get_task(command.task)
     _report(task, collect(task, progress=not command.quiet, replace_existing=command.replace))
 
 
 def _download(command: Download) -> None:
-    from ipd_lite.fetch import download
-    from ipd_lite.tasks import get_task
+    from ipd_lite.tasks.fetch import download
+    from ipd_lite.tasks.registry import get_task
 
     task = get_task(command.task)
     _report(task, download(task, replace_existing=command.replace))
 
 
 def _import_d4rl(command: ImportD4rl) -> None:
-    from ipd_lite.fetch import import_d4rl
-    from ipd_lite.tasks import get_task
+    from ipd_lite.tasks.fetch import import_d4rl
+    from ipd_lite.tasks.registry import get_task
 
     task = get_task(command.task)
     _report(task, import_d4rl(command.file, task, replace_existing=command.replace))
 
 
 def _report(task: Task, data: OfflineDataset) -> None:
-    from ipd_lite.minari_files import local_path
+    from ipd_lite.data.minari_files import local_path
 
     print(
         f"{task.dataset}: {data.episodes} episodes, {len(data)} transitions, "
@@ -358,7 +358,7 @@ def _tasks(command: Tasks) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ipd_lite.tasks import TASKS, describe
+    from ipd_lite.tasks.registry import TASKS, describe
 
     rows = [
         describe(task)
@@ -378,7 +378,7 @@ def _tasks(command: Tasks) -> None:
 
 
 def _methods(command: Methods) -> None:
-    from ipd_lite.methods import METHODS
+    from ipd_lite.study.methods import METHODS
 
     for name, method in METHODS.items():
         print(f"{name}: {method.description}\n  source: {method.source}")
@@ -387,7 +387,8 @@ def _methods(command: Methods) -> None:
 
 
 def _sweep(command: Sweep) -> None:
-    from ipd_lite import sweep
+    from ipd_lite.report.gather import write_results
+    from ipd_lite.study import sweep
 
     spec = sweep.read_spec(command.spec)
     units = sweep.expand(
@@ -401,7 +402,7 @@ def _sweep(command: Sweep) -> None:
         units, out=command.out, device=command.device, workers=command.workers,
         threads=command.threads, dask=command.dask, progress=not command.quiet,
     )  # fmt: skip
-    for path in sweep.write_results(
+    for path in write_results(
         units, command.out, command.results, workers=command.workers, device=command.device
     ):
         print(path)
@@ -410,9 +411,9 @@ def _sweep(command: Sweep) -> None:
 
 
 def _survey(command: Survey) -> None:
-    from ipd_lite.methods import get_method
-    from ipd_lite.survey import here, survey
-    from ipd_lite.tasks import get_task
+    from ipd_lite.report.survey import here, survey
+    from ipd_lite.study.methods import get_method
+    from ipd_lite.tasks.registry import get_task
 
     tasks = command.tasks or (() if command.datasets else tuple(here()))
     for task in tasks:
@@ -429,7 +430,7 @@ def _survey(command: Survey) -> None:
 
 
 def _figures(command: Figures) -> None:
-    from ipd_lite.figures import redraw
+    from ipd_lite.report.redraw import redraw
 
     for path in redraw(command.data, command.out):
         print(path)

@@ -1,11 +1,11 @@
 """Where the names of the freeze live; the only file that changes with the layout."""
 
-from ipd_lite.collect import record_maze
-from ipd_lite.config import override
-from ipd_lite.data import Episode, from_episodes
-from ipd_lite.experiments import run
-from ipd_lite.methods import METHODS
-from ipd_lite.tasks import get_task
+from ipd_lite.data.episodes import Episode, from_episodes
+from ipd_lite.settings import override
+from ipd_lite.study.methods import METHODS
+from ipd_lite.study.run import run
+from ipd_lite.tasks.collect import record_maze
+from ipd_lite.tasks.registry import get_task
 
 
 def configuration(preset: str, task: str):

@@ -10,8 +10,9 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ipd_lite.data import Episode, OfflineDataset, from_episodes
-from ipd_lite.runs import Checkpoint
+from ipd_lite.data.episodes import Episode, from_episodes
+from ipd_lite.paper.dataset import OfflineDataset
+from ipd_lite.paper.training import Checkpoint
 
 GAMMA = 0.9
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import lru_cache
 
-from ipd_lite.collect import collect
-from ipd_lite.config import Config
-from ipd_lite.data import OfflineDataset
-from ipd_lite.minari_files import load_task
-from ipd_lite.tasks import get_task
+from ipd_lite.paper.dataset import OfflineDataset
+from ipd_lite.settings import Config
+from ipd_lite.tasks.collect import collect
+from ipd_lite.tasks.load import load_task
+from ipd_lite.tasks.registry import get_task
 
 TASK = "pointmaze-umaze"
 

@@ -13,22 +13,22 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal, TanhTransform, TransformedDistribution
 
-from ipd_lite.actor_critic import (
+from ipd_lite.data.episodes import Episode, from_episodes
+from ipd_lite.paper.dataset import Batch, OfflineDataset
+from ipd_lite.paper.values import ValueConfig
+from ipd_lite.rivals.cloning import ClonedPolicy
+from ipd_lite.rivals.cql import (
+    CQLConfig,
     EntropyWeight,
     SquashedGaussian,
-    TwinQ,
     conservative_penalty,
     cql_critic_loss,
     log_integral,
     soft_policy_loss,
-    td3bc_critic_loss,
-    td3bc_policy_loss,
     train_cql,
-    train_td3bc,
 )
-from ipd_lite.baselines import ClonedPolicy
-from ipd_lite.config import CQLConfig, TD3BCConfig, ValueConfig
-from ipd_lite.data import Batch, Episode, OfflineDataset, from_episodes
+from ipd_lite.rivals.critics import TwinQ
+from ipd_lite.rivals.td3bc import TD3BCConfig, td3bc_critic_loss, td3bc_policy_loss, train_td3bc
 from tests.helpers import GAMMA, Killed, KilledCheckpoint, same_bits, small_dataset
 from tests.test_iql import CELLS, TINY, WIDE, chain_dataset, one_step_dataset
 

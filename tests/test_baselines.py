@@ -11,12 +11,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipd_lite.baselines import ClonedPolicy, MazeBehaviour, best_episodes, train_cloning
-from ipd_lite.config import EvaluationConfig, ValueConfig
-from ipd_lite.data import Episode, OfflineDataset, from_episodes
-from ipd_lite.evaluate import rollout
-from ipd_lite.mazes import GOAL_RADIUS, geometry, waypoint_action
-from ipd_lite.tasks import MazeRecipe, get_task
+from ipd_lite.data.episodes import Episode, from_episodes
+from ipd_lite.paper.dataset import OfflineDataset
+from ipd_lite.paper.values import ValueConfig
+from ipd_lite.rivals.cloning import ClonedPolicy, best_episodes, train_cloning
+from ipd_lite.settings import EvaluationConfig
+from ipd_lite.tasks.collect import MazeBehaviour
+from ipd_lite.tasks.mazes import GOAL_RADIUS, geometry, waypoint_action
+from ipd_lite.tasks.registry import get_task
+from ipd_lite.tasks.rollout import rollout
+from ipd_lite.tasks.task import MazeRecipe
 from tests.helpers import Killed, KilledCheckpoint, same_bits, small_dataset
 
 SMALL = ValueConfig(updates=30, batch_size=32, width=16)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ipd_lite import checks
+from ipd_lite.course import checks
 
 Answer = Callable[..., Any]
 

@@ -16,9 +16,9 @@ import torch
 
 import ipd_lite.cli
 from ipd_lite.cli import main
-from ipd_lite.config import as_dict, override, preset
-from ipd_lite.minari_files import load_task
-from ipd_lite.tasks import TASKS, get_task
+from ipd_lite.settings import as_dict, override, preset
+from ipd_lite.tasks.load import load_task
+from ipd_lite.tasks.registry import TASKS, get_task
 from tests.recorded import TASK, smoke, umaze_data
 from tests.test_fetch import d4rl_arrays, write
 
@@ -359,6 +359,6 @@ def test_interrupt_says_that_it_continues(
     def interrupted(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ipd_lite.experiments.run", interrupted)
+    monkeypatch.setattr("ipd_lite.study.run.run", interrupted)
     assert main(run_arguments(tmp_path)) == 130
     assert "the same command continues" in capsys.readouterr().err

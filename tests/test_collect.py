@@ -14,7 +14,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipd_lite.collect import (
+from ipd_lite.data.episodes import from_episodes
+from ipd_lite.data.minari_files import local_path
+from ipd_lite.paper.dataset import DataError
+from ipd_lite.tasks.collect import (
     Actor,
     behaviour_action,
     collect,
@@ -27,11 +30,11 @@ from ipd_lite.collect import (
     record_stream,
     training_shares,
 )
-from ipd_lite.data import DataError, from_episodes
-from ipd_lite.mazes import GOAL_RADIUS, geometry, waypoint_action
-from ipd_lite.minari_files import load_task, local_path
-from ipd_lite.tasks import MazeRecipe, SnapshotRecipe, Task, get_task
-from ipd_lite.train_behaviour import ENVIRONMENTS, act, load_snapshots
+from ipd_lite.tasks.load import load_task
+from ipd_lite.tasks.mazes import GOAL_RADIUS, geometry, waypoint_action
+from ipd_lite.tasks.registry import get_task
+from ipd_lite.tasks.snapshots import ENVIRONMENTS, act, load_snapshots
+from ipd_lite.tasks.task import MazeRecipe, SnapshotRecipe, Task
 
 RECIPE = MazeRecipe(maze="umaze", decisions=300, episode_length=20, seed=3)
 

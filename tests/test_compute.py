@@ -11,18 +11,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ipd_lite import nets
-from ipd_lite.config import AS_WRITTEN, ComputeConfig, override, preset
-from ipd_lite.distill import prepare_lessons, train_policy
-from ipd_lite.imagine import planning_model
-from ipd_lite.iql import Values, train_values
-from ipd_lite.nets import accelerated
-from ipd_lite.pipeline import Pipeline
-from ipd_lite.planners import Plan, plan
-from ipd_lite.runs import Checkpoint
-from ipd_lite.tasks import get_task
-from ipd_lite.transformer import causal_attention
-from ipd_lite.world_model import train_world_model
+from ipd_lite.paper import nets
+from ipd_lite.paper.distillation import prepare_lessons, train_policy
+from ipd_lite.paper.imagination import planning_model
+from ipd_lite.paper.planning import Plan, plan
+from ipd_lite.paper.training import AS_WRITTEN, Checkpoint, ComputeConfig, accelerated
+from ipd_lite.paper.transformer import causal_attention
+from ipd_lite.paper.values import Values, train_values
+from ipd_lite.paper.world_model import train_world_model
+from ipd_lite.settings import override, preset
+from ipd_lite.study.pipeline import Pipeline
+from ipd_lite.tasks.registry import get_task
 from tests.helpers import Killed, KilledCheckpoint, same_bits, small_dataset
 
 SMOKE = preset("smoke")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipd_lite.config import PRESETS, Config, as_dict, override, preset
+from ipd_lite.settings import PRESETS, Config, as_dict, override, preset
 
 WRONG: dict[str, list[float]] = {
     "values.expectile": [0.0, 1.0, -0.1, 1.5],

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from ipd_lite import course
-from ipd_lite.course import repository, running_example, saved_paths, walks
-from ipd_lite.evaluate import FunctionActor, rollout
-from ipd_lite.imagine import augment
-from ipd_lite.pipeline import Pipeline
-from ipd_lite.segments import bootstrapped_returns, shortfall
-from ipd_lite.tasks import get_task
-from ipd_lite.world_model import calibrate_threshold
+from ipd_lite.course import example as course
+from ipd_lite.course.example import repository, running_example, saved_paths, walks
+from ipd_lite.paper.acting import FunctionActor
+from ipd_lite.paper.imagination import augment
+from ipd_lite.paper.shortfall import bootstrapped_returns, shortfall
+from ipd_lite.paper.world_model import calibrate_threshold
+from ipd_lite.study.pipeline import Pipeline
+from ipd_lite.tasks.registry import get_task
+from ipd_lite.tasks.rollout import rollout
 from tests.recorded import TASK as NAME
 from tests.recorded import smoke, umaze_data
 

@@ -13,15 +13,9 @@ from gymnasium.spaces import Box
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipd_lite.data import (
-    DataError,
-    Episode,
-    OfflineDataset,
-    concatenate,
-    from_arrays,
-    from_episodes,
-)
-from ipd_lite.minari_files import from_unit_range, to_unit_range
+from ipd_lite.data.episodes import Episode, from_arrays, from_episodes
+from ipd_lite.data.spaces import from_unit_range, to_unit_range
+from ipd_lite.paper.dataset import DataError, OfflineDataset, concatenate
 from tests.helpers import counting_episodes, episode_lists
 
 length_lists = st.lists(st.integers(1, 8), min_size=1, max_size=6)

@@ -16,18 +16,26 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ipd_lite import planners, world_model
-from ipd_lite.actor_critic import train_cql, train_td3bc
-from ipd_lite.config import CQLConfig, PlannerConfig, TD3BCConfig, ValueConfig, WorldModelConfig
-from ipd_lite.data import OfflineDataset
-from ipd_lite.iql import Values, diagnose, iql_loss, train_values, value_bounds
-from ipd_lite.planners import Model, plan
-from ipd_lite.runs import Checkpoint
-from ipd_lite.segments import bootstrapped_returns, suboptimal_steps
-from ipd_lite.tasks import get_task
-from ipd_lite.transformer import TransformerPolicy
-from ipd_lite.uncertainty import ensemble_divergence, inside_threshold
-from ipd_lite.world_model import WorldModel, train_world_model
+from ipd_lite.paper import planning as planners
+from ipd_lite.paper import world_model
+from ipd_lite.paper.dataset import OfflineDataset
+from ipd_lite.paper.planning import Model, PlannerConfig, plan
+from ipd_lite.paper.shortfall import bootstrapped_returns, suboptimal_steps
+from ipd_lite.paper.training import Checkpoint
+from ipd_lite.paper.transformer import TransformerPolicy
+from ipd_lite.paper.uncertainty import ensemble_divergence, inside_threshold
+from ipd_lite.paper.values import (
+    ValueConfig,
+    Values,
+    diagnose,
+    iql_loss,
+    train_values,
+    value_bounds,
+)
+from ipd_lite.paper.world_model import WorldModel, WorldModelConfig, train_world_model
+from ipd_lite.rivals.cql import CQLConfig, train_cql
+from ipd_lite.rivals.td3bc import TD3BCConfig, train_td3bc
+from ipd_lite.tasks.registry import get_task
 from tests.helpers import small_dataset
 
 VALUES = ValueConfig(

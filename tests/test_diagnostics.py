@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ipd_lite.collect import record_stream
-from ipd_lite.data import OfflineDataset
-from ipd_lite.diagnostics import (
+from ipd_lite.paper.dataset import OfflineDataset
+from ipd_lite.paper.imagination import Continuations
+from ipd_lite.report.diagnostics import (
     MazeSimulator,
     gain_by_threshold,
     maze_of,
@@ -26,10 +26,12 @@ from ipd_lite.diagnostics import (
     stitch,
     value_map,
 )
-from ipd_lite.imagine import Continuations
-from ipd_lite.mazes import geometry, solve_time_to_goal
-from ipd_lite.pipeline import Pipeline
-from ipd_lite.tasks import MazeRecipe, get_task
+from ipd_lite.report.oracle import solve_time_to_goal
+from ipd_lite.study.pipeline import Pipeline
+from ipd_lite.tasks.collect import record_stream
+from ipd_lite.tasks.mazes import geometry
+from ipd_lite.tasks.registry import get_task
+from ipd_lite.tasks.task import MazeRecipe
 from tests.recorded import TASK, smoke, umaze_data
 
 GAMMA = 0.9

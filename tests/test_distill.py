@@ -14,11 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ipd_lite.config import DistillationConfig, ValueConfig
-from ipd_lite.data import OfflineDataset, from_episodes
-from ipd_lite.distill import (
+from ipd_lite.data.episodes import from_episodes
+from ipd_lite.paper.acting import TransformerActor
+from ipd_lite.paper.dataset import OfflineDataset
+from ipd_lite.paper.distillation import (
+    DistillationConfig,
     Lessons,
-    TransformerActor,
     distillation_loss,
     make_policy,
     prepare_lessons,
@@ -27,9 +28,9 @@ from ipd_lite.distill import (
     train_policy,
     window_pools,
 )
-from ipd_lite.imagine import Assessment
-from ipd_lite.iql import Values
-from ipd_lite.transformer import TransformerPolicy
+from ipd_lite.paper.imagination import Assessment
+from ipd_lite.paper.transformer import TransformerPolicy
+from ipd_lite.paper.values import ValueConfig, Values
 from tests.helpers import (
     GAMMA,
     Killed,

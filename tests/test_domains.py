@@ -8,11 +8,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ipd_lite.collect import collect
-from ipd_lite.demo import demo
-from ipd_lite.experiments import run
-from ipd_lite.minari_files import load_task
-from ipd_lite.tasks import TASKS, SnapshotRecipe, get_task
+from ipd_lite.report.demo import demo
+from ipd_lite.study.run import run
+from ipd_lite.tasks.collect import collect
+from ipd_lite.tasks.load import load_task
+from ipd_lite.tasks.registry import TASKS, get_task
+from ipd_lite.tasks.task import SnapshotRecipe
 
 
 @pytest.fixture(scope="module", autouse=True)

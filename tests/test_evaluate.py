@@ -15,18 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ipd_lite.config import EvaluationConfig
-from ipd_lite.distill import TransformerActor
-from ipd_lite.evaluate import (
-    Actor,
-    FunctionActor,
-    Rollouts,
-    bootstrap_interval,
-    paired_interval,
-    rollout,
-)
-from ipd_lite.tasks import Task, get_task
-from ipd_lite.transformer import TransformerPolicy
+from ipd_lite.paper.acting import Actor, FunctionActor, TransformerActor
+from ipd_lite.paper.transformer import TransformerPolicy
+from ipd_lite.report.statistics import bootstrap_interval, paired_interval
+from ipd_lite.settings import EvaluationConfig
+from ipd_lite.tasks.registry import get_task
+from ipd_lite.tasks.rollout import Rollouts, rollout
+from ipd_lite.tasks.task import Task
 
 LIMIT = 7
 

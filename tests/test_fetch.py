@@ -15,11 +15,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from ipd_lite import fetch
-from ipd_lite.data import DataError, Episode, from_arrays, from_episodes
-from ipd_lite.fetch import download, import_d4rl
-from ipd_lite.minari_files import load_task, local_path, save_minari
-from ipd_lite.tasks import TASKS, get_task
+from ipd_lite.data.episodes import Episode, from_arrays, from_episodes
+from ipd_lite.data.minari_files import local_path, save_minari
+from ipd_lite.paper.dataset import DataError
+from ipd_lite.tasks import fetch
+from ipd_lite.tasks.fetch import download, import_d4rl
+from ipd_lite.tasks.load import load_task
+from ipd_lite.tasks.registry import TASKS, get_task
 from tests.helpers import counting_episodes, episode_lists
 from tests.test_minari import FIELDS
 

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from ipd_lite import paper_plots, plots
-from ipd_lite.figures import (
+from ipd_lite import plots
+from ipd_lite.report.redraw import (
     AUGMENTATIONS,
     TARGETED,
     WEIGHTED,
@@ -21,8 +21,8 @@ from ipd_lite.figures import (
     redraw,
     table1,
 )
-from ipd_lite.mazes import geometry
-from ipd_lite.tables import summarize
+from ipd_lite.report.results import summarize
+from ipd_lite.tasks.mazes import geometry
 from tests.test_tables import MAZES, scores
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -89,12 +89,12 @@ def test_ablation_shows_every_seed_twice() -> None:
         [{"task": t, "method": m, "seed": s, "imagined_gain": s, "replayed_gain": -s}
          for t in MAZES for m in ("ipd", "ipd-greedy") for s in range(4)]
     )  # fmt: skip
-    figure = paper_plots.ablation(last, plans, AUGMENTATIONS)
+    figure = plots.ablation(last, plans, AUGMENTATIONS)
     assert marks(figure, 0) == len(last) == 2 * 5 * 4
     assert marks(figure, 1) == len(plans)
-    assert figure.get_figwidth() <= paper_plots.COLUMN and smallest_text(figure) >= 6
+    assert figure.get_figwidth() <= plots.COLUMN and smallest_text(figure) >= 6
     empty = pd.DataFrame(columns=["method"])
-    assert marks(paper_plots.ablation(last, empty, AUGMENTATIONS), 1) == 0
+    assert marks(plots.ablation(last, empty, AUGMENTATIONS), 1) == 0
 
 
 def test_families_of_tasks_have_score_axes_of_their_own() -> None:
@@ -102,30 +102,30 @@ def test_families_of_tasks_have_score_axes_of_their_own() -> None:
     last = table[table["checkpoint"] == "last"]
     robots = last.assign(family="locomotion", task="hopper-medium", score=20.0)
     both = pd.concat([last.assign(family="mazes"), robots])
-    figure = paper_plots.ablation(both, pd.DataFrame(columns=["method"]), AUGMENTATIONS)
+    figure = plots.ablation(both, pd.DataFrame(columns=["method"]), AUGMENTATIONS)
     mazes, locomotion = (axes for axes in figure.axes if axes.get_legend())
     assert marks(figure, figure.axes.index(mazes)) == len(last)
     assert marks(figure, figure.axes.index(locomotion)) == len(last)
-    assert figure.get_figwidth() <= paper_plots.PAGE and smallest_text(figure) >= 6
+    assert figure.get_figwidth() <= plots.PAGE and smallest_text(figure) >= 6
     amount = pd.DataFrame(
         [{"task": t, "family": t[:6], "seed": s, "amount": a, "score": a}
          for t in (*MAZES, "hopper-medium") for s in range(3) for a in (0.0, 1.0)]
     )  # fmt: skip
-    figure = paper_plots.amount_curve(amount)
+    figure = plots.amount_curve(amount)
     assert (marks(figure, 0), marks(figure, 1)) == (12, 6)
 
 
 def test_a_family_may_have_more_tasks_than_there_are_markers() -> None:
     """Every task of a panel is drawn, and each panel begins with the first colour."""
-    many = [(f"task-{i}", "mazes") for i in range(len(paper_plots.MARKERS) + 2)]
+    many = [(f"task-{i}", "mazes") for i in range(len(plots.MARKERS) + 2)]
     rows = pd.DataFrame(
         [{"task": t, "family": f, "method": m, "seed": s, "amount": a, "score": s + a}
          for t, f in (*many, ("door-human", "hands")) for s in range(2)
          for m, a in (("ipd-noaug", 0.0), ("ipd", 1.0))]
     )  # fmt: skip
     for figure in (
-        paper_plots.ablation(rows, pd.DataFrame(columns=["method"]), AUGMENTATIONS),
-        paper_plots.amount_curve(rows),
+        plots.ablation(rows, pd.DataFrame(columns=["method"]), AUGMENTATIONS),
+        plots.amount_curve(rows),
     ):
         assert (marks(figure, 0), marks(figure, 1)) == (4 * len(many), 4)
         first, second = (figure.axes[i].lines[0].get_color() for i in (0, 1))
@@ -141,7 +141,7 @@ def test_targets_show_every_seed_and_the_spread() -> None:
     reference = pd.DataFrame([{"task": t, "seed": s, "score": 90.0 + s} for t in MAZES
                               for s in range(3)])  # fmt: skip
     found = found[(found["task"] != next(iter(MAZES))) | (found["method"] != "qt")]
-    figure = paper_plots.target_sweep(found, reference, TARGETED)
+    figure = plots.target_sweep(found, reference, TARGETED)
     assert (marks(figure, 0), marks(figure, 1)) == (2 * 3 * 3, 3 * 3 * 3)
     assert (marks(figure, 2), marks(figure, 3)) == (3 * 3, 2 * 3 * 3), "dt is far from IPD"
     named = {text.get_text() for text in figure.legends[0].get_texts()}
@@ -156,7 +156,7 @@ def test_amounts_are_in_order_and_every_seed_is_there() -> None:
         [{"task": t, "family": "mazes", "seed": s, "amount": a, "score": 10 * a + s}
          for t in MAZES for s in range(3) for a in (4.0, 0.0, 0.125, 1.0)]
     )  # fmt: skip
-    figure = paper_plots.amount_curve(found)
+    figure = plots.amount_curve(found)
     assert marks(figure) == len(found)
     labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
     assert labels == ["none", "1/8", "1", "4"]
@@ -169,7 +169,7 @@ def test_alphas_show_every_seed_with_and_without_imagined_data() -> None:
         [{"task": t, "method": m, "seed": s, "alpha": a, "score": 10 * a + s}
          for t in MAZES for m in WEIGHTED for s in range(3) for a in (3.0, 0.0, 0.3)]
     )  # fmt: skip
-    figure = paper_plots.alpha_curve(found, WEIGHTED)
+    figure = plots.alpha_curve(found, WEIGHTED)
     assert marks(figure, 0) == marks(figure, 1) == 2 * 3 * 3
     labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
     assert labels == ["0", "0.3", "3"]
@@ -179,7 +179,7 @@ def test_alphas_show_every_seed_with_and_without_imagined_data() -> None:
 
 def test_uncertainty_panels_count_what_the_gate_rejects() -> None:
     doubt, on_data = np.linspace(0.1, 2.0, 40), np.arange(40) < 20
-    figure = paper_plots.uncertainty_panels(
+    figure = plots.uncertainty_panels(
         doubt, doubt**2, on_data, doubt, doubt, RANDOM.normal(size=(5_000, 4)), 1.05
     )
     assert marks(figure, 0) == 40 and marks(figure, 1) == 40
@@ -193,7 +193,7 @@ def test_uncertainty_panels_count_what_the_gate_rejects() -> None:
 
 def test_method_diagram_draws_real_arrays_and_five_arrows() -> None:
     maze, paths = geometry("umaze"), [RANDOM.normal(size=(n, 2)) for n in (3, 4, 5)]
-    figure = paper_plots.method_diagram(
+    figure = plots.method_diagram(
         maze.walls, maze.goal, paths, np.array([1.0, 2.0, 3.0]), maze.centres,
         np.arange(len(maze.centres)), RANDOM.normal(size=(30, 4)), np.linspace(0, 1, 30), 0.5,
         paths[:2], paths[:1],
@@ -202,22 +202,22 @@ def test_method_diagram_draws_real_arrays_and_five_arrows() -> None:
     assert len(figure.axes) == 6 and len(figure.patches + figure.artists) == 5
     inside, beyond = figure.axes[2].collections
     assert len(inside.get_offsets()) == len(beyond.get_offsets()) == 15
-    assert figure.get_figwidth() <= paper_plots.PAGE
+    assert figure.get_figwidth() <= plots.PAGE
 
 
 def test_profiles_and_costs() -> None:
     thresholds = np.linspace(0, 100, 5)
     share = np.array([1.0, 1.0, 0.5, 0.5, 0.0])
-    figure = paper_plots.profiles(thresholds, {"iql": (share, share, share),
+    figure = plots.profiles(thresholds, {"iql": (share, share, share),
                                                "ipd": (share, share, share)})  # fmt: skip
     np.testing.assert_array_equal(figure.axes[0].lines[0].get_ydata(), share)  # type: ignore[arg-type]
     table = pd.DataFrame(
         [{"family": t, "stage": stage, "seconds": 3.0, "process_mb": memory}
          for t in MAZES for stage, memory in (("values", 400.0), ("policy", np.nan))]
     )  # fmt: skip
-    figure = paper_plots.costs(table)
+    figure = plots.costs(table)
     assert len(figure.axes) == 2 and marks(figure, 0) == 4
-    assert len(paper_plots.costs(table.assign(process_mb=np.nan)).axes) == 1
+    assert len(plots.costs(table.assign(process_mb=np.nan)).axes) == 1
 
 
 def test_variants_stay_out_of_table_1(tmp_path: Path) -> None:

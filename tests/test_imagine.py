@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ipd_lite.config import ImaginationConfig, PlannerConfig
-from ipd_lite.data import Episode, OfflineDataset, from_episodes
-from ipd_lite.imagine import (
+from ipd_lite.data.episodes import Episode, from_episodes
+from ipd_lite.paper.acting import PlanningActor
+from ipd_lite.paper.dataset import OfflineDataset
+from ipd_lite.paper.imagination import (
     Assessment,
     Continuations,
-    PlanningActor,
+    ImaginationConfig,
     accept,
     assess,
     augment,
@@ -28,6 +29,7 @@ from ipd_lite.imagine import (
     planning_model,
     splice,
 )
+from ipd_lite.paper.planning import PlannerConfig
 from tests.helpers import GAMMA, counting_episodes
 
 STRIDE = 0.125  # a binary fraction: positions add up exactly

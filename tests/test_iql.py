@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from ipd_lite.config import ValueConfig
-from ipd_lite.data import Batch, Episode, OfflineDataset, from_episodes
-from ipd_lite.iql import (
+from ipd_lite.data.episodes import Episode, from_episodes
+from ipd_lite.paper.dataset import Batch, OfflineDataset
+from ipd_lite.paper.nets import in_chunks
+from ipd_lite.paper.values import (
+    ValueConfig,
     Values,
     diagnose,
     expectile_loss,
@@ -23,7 +25,6 @@ from ipd_lite.iql import (
     train_values,
     value_bounds,
 )
-from ipd_lite.nets import in_chunks
 from tests.helpers import GAMMA, episode_lists, same_bits, small_dataset
 
 TINY = ValueConfig(

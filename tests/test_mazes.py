@@ -14,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ipd_lite.data import Episode, from_episodes
-from ipd_lite.mazes import (
+from ipd_lite.data.episodes import Episode, from_episodes
+from ipd_lite.data.minari_files import save_minari
+from ipd_lite.report.oracle import TimeToGoal, solve_time_to_goal
+from ipd_lite.tasks.mazes import (
     DECISION_LIMITS,
     GOAL_CELLS,
     GOAL_RADIUS,
@@ -25,15 +27,12 @@ from ipd_lite.mazes import (
     ActionRepeat,
     Array,
     Geometry,
-    TimeToGoal,
     geometry,
     make_point_maze,
     simulate_decision,
-    solve_time_to_goal,
     waypoint_action,
 )
-from ipd_lite.minari_files import save_minari
-from ipd_lite.tasks import get_task
+from ipd_lite.tasks.registry import get_task
 
 NAMES = tuple(MAPS)
 

@@ -20,9 +20,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from minari.data_collector import EpisodeBuffer
 
-from ipd_lite.data import DataError, Episode, OfflineDataset, from_episodes
-from ipd_lite.minari_files import MAIN_FILE, load_minari, load_task, local_path, save_minari
-from ipd_lite.tasks import TASKS
+from ipd_lite.data.episodes import Episode, from_episodes
+from ipd_lite.data.minari_files import MAIN_FILE, load_minari, local_path, save_minari
+from ipd_lite.paper.dataset import DataError, OfflineDataset
+from ipd_lite.tasks.load import load_task
+from ipd_lite.tasks.registry import TASKS
 from tests.helpers import counting_episodes, episode_lists
 
 FIELDS = ("observations", "actions", "rewards", "next_observations", "terminated", "imagined")
@@ -151,7 +153,7 @@ def test_compression_changes_the_size_and_nothing_else(
     data = from_episodes([replace(e, imagined=imagined) for e in episodes], "test/small-v0")
     save_minari(data, "test/small-v0", environment=None)
     with monkeypatch.context() as patched:
-        patched.setattr("ipd_lite.minari_files._compress", lambda file: None)
+        patched.setattr("ipd_lite.data.minari_files._compress", lambda file: None)
         save_minari(data, "test/plain-v0")
     files = [local_path(f"test/{name}-v0") / MAIN_FILE for name in ("small", "plain")]
     assert files[0].stat().st_size < 0.55 * files[1].stat().st_size
@@ -315,7 +317,7 @@ def test_interrupted_replacement_leaves_the_old_dataset(
         rename(source, place)
 
     with monkeypatch.context() as patched:
-        patched.setattr("ipd_lite.minari_files.os.replace", interrupted)
+        patched.setattr("ipd_lite.data.minari_files.os.replace", interrupted)
         with pytest.raises(KeyboardInterrupt):
             save_minari(new, "test/same-v0", replace_existing=True)
     assert_same_data(load_minari("test/same-v0"), old)

@@ -13,15 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ipd_lite.nets import (
-    EnsembleLinear,
-    EnsembleMLP,
-    Features,
-    average_into,
-    cosine_rate,
-    packed_parameters,
-    set_learning_rate,
-)
+from ipd_lite.paper.nets import EnsembleLinear, EnsembleMLP, Features
+from ipd_lite.paper.training import average_into, cosine_rate, packed_parameters, set_learning_rate
 
 
 def member_by_member(net: EnsembleMLP, inputs: Tensor, layer_norm: bool) -> Tensor:

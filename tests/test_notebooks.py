@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from ipd_lite import checks
+from ipd_lite.course import checks
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("[0-9][0-9]_*.ipynb"))

@@ -17,14 +17,15 @@ from gymnasium.spaces import Box, Dict
 from minari.data_collector import EpisodeBuffer
 
 from ipd_lite.cli import main
-from ipd_lite.config import preset
-from ipd_lite.data import DataError, Episode, from_episodes
-from ipd_lite.experiments import evaluate_again, run
-from ipd_lite.minari_files import load_minari, local_path, save_minari
-from ipd_lite.own_data import open_task
-from ipd_lite.pipeline import Pipeline
-from ipd_lite.sweep import other_data
-from ipd_lite.tasks import get_task
+from ipd_lite.data.episodes import Episode, from_episodes
+from ipd_lite.data.minari_files import load_minari, local_path, save_minari
+from ipd_lite.paper.dataset import DataError
+from ipd_lite.settings import preset
+from ipd_lite.study.pipeline import Pipeline
+from ipd_lite.study.run import evaluate_again, run
+from ipd_lite.study.sweep import other_data
+from ipd_lite.tasks.own_data import open_task
+from ipd_lite.tasks.registry import get_task
 from tests.test_minari import store_buffers
 
 
@@ -55,7 +56,7 @@ def swings(datasets: Path) -> str:
 
 
 def smoke(**changes: Any) -> Any:
-    from ipd_lite.config import override
+    from ipd_lite.settings import override
 
     return override(preset("smoke"), {"values.fourier_features": 0, **changes})
 

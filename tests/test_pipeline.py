@@ -20,15 +20,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from ipd_lite import experiments, methods, runs
-from ipd_lite import pipeline as pipeline_module
-from ipd_lite.config import Config, as_dict, override
-from ipd_lite.experiments import evaluate_again, read_scores, run
-from ipd_lite.methods import METHODS
-from ipd_lite.minari_files import load_minari, save_minari
-from ipd_lite.pipeline import Pipeline, choose_device
-from ipd_lite.runs import Checkpoint, Stage, load_tensors
-from ipd_lite.tasks import get_task
+from ipd_lite.data.minari_files import load_minari, save_minari
+from ipd_lite.files import load_tensors
+from ipd_lite.paper.training import Checkpoint
+from ipd_lite.settings import Config, as_dict, override
+from ipd_lite.study import methods
+from ipd_lite.study import pipeline as pipeline_module
+from ipd_lite.study import run as experiments
+from ipd_lite.study import storage as runs
+from ipd_lite.study.methods import METHODS
+from ipd_lite.study.pipeline import Pipeline, choose_device
+from ipd_lite.study.run import evaluate_again, read_scores, run
+from ipd_lite.study.storage import Stage
+from ipd_lite.tasks.registry import get_task
 from tests.helpers import Killed
 from tests.recorded import TASK, smoke, umaze_data
 

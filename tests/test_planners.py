@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ipd_lite.config import PlannerConfig
-from ipd_lite.planners import (
+from ipd_lite.paper.planning import (
     Model,
     Plan,
+    PlannerConfig,
     PlanningError,
     finite_scores,
     mppi_refit,

@@ -21,17 +21,16 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ipd_lite import plots
-from ipd_lite.demo import DEMO_METHODS, demo
-from ipd_lite.figures import redraw
-from ipd_lite.mazes import geometry
-from ipd_lite.methods import METHODS
-from ipd_lite.report import (
-    episode_paths,
-    save_figure,
-    score_figures,
-)
-from ipd_lite.runs import Stage, load_tensors, write_csv
-from ipd_lite.tables import format_table, gather_scores, summarize
+from ipd_lite.files import load_tensors, write_csv
+from ipd_lite.report.demo import DEMO_METHODS, demo
+from ipd_lite.report.gather import gather_scores
+from ipd_lite.report.inside import episode_paths
+from ipd_lite.report.redraw import redraw, save_figure, score_figures
+from ipd_lite.report.results import summarize
+from ipd_lite.report.tables import format_table
+from ipd_lite.study.methods import METHODS
+from ipd_lite.study.storage import Stage
+from ipd_lite.tasks.mazes import geometry
 from tests.recorded import TASK, smoke, umaze_data
 
 MAZE = geometry("umaze")

@@ -11,12 +11,13 @@ import torch
 from gymnasium.spaces import Box, Dict
 from minari.data_collector import EpisodeBuffer
 
-from ipd_lite.evaluate import flat
-from ipd_lite.experiments import run
-from ipd_lite.minari_files import flatten_observation, load_minari
-from ipd_lite.nets import Features
-from ipd_lite.robotics import HAND_LIMITS, KITCHEN_SUBTASKS, PEN_DROPPED
-from ipd_lite.tasks import TASKS, get_task
+from ipd_lite.data.minari_files import load_minari
+from ipd_lite.data.spaces import flatten_observation
+from ipd_lite.paper.nets import Features
+from ipd_lite.study.run import run
+from ipd_lite.tasks.registry import TASKS, get_task
+from ipd_lite.tasks.robots import HAND_LIMITS, KITCHEN_SUBTASKS, PEN_DROPPED
+from ipd_lite.tasks.rollout import flat
 from tests.test_minari import store_buffers
 
 
@@ -165,7 +166,7 @@ def test_kitchen_normalization_survives_constant_goals(kitchen: str) -> None:
 
 
 def test_kitchen_runs_from_data_to_score(kitchen: str, tmp_path: Any) -> None:
-    from ipd_lite.own_data import open_task
+    from ipd_lite.tasks.own_data import open_task
 
     task = open_task("kitchen-complete", kitchen, horizon=3)
     scores = run(task, "iql", 0, task.config("smoke"), out=tmp_path, device="cpu")
@@ -205,8 +206,8 @@ def test_flattening_sorts_keys_at_every_level() -> None:
 def test_scores_of_ant_mazes_are_not_shifted_but_learning_is(datasets: Any, tmp_path: Any) -> None:
     from dataclasses import replace
 
-    from ipd_lite.collect import collect
-    from ipd_lite.pipeline import Pipeline
+    from ipd_lite.study.pipeline import Pipeline
+    from ipd_lite.tasks.collect import collect
     from tests.test_collect import tiny_task
 
     task = replace(tiny_task(), reward_shift=-1.0)

@@ -16,21 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ipd_lite.config import ValueConfig, WorldModelConfig
-from ipd_lite.iql import train_values
-from ipd_lite.runs import (
-    Checkpoint,
-    Stage,
-    key_of,
-    load_tensors,
-    save_tensors,
-    seeded,
-    versions,
-    write_atomically,
-    write_csv,
-    write_json,
-)
-from ipd_lite.world_model import train_world_model
+from ipd_lite.files import load_tensors, save_tensors, write_atomically, write_csv, write_json
+from ipd_lite.paper.training import Checkpoint, seeded
+from ipd_lite.paper.values import ValueConfig, train_values
+from ipd_lite.paper.world_model import WorldModelConfig, train_world_model
+from ipd_lite.study.storage import Stage, key_of, versions
 from tests.helpers import Killed, KilledCheckpoint, same_bits, small_dataset
 
 
@@ -317,7 +307,7 @@ def test_stage_exists_only_once_everything_is_written(
     with pytest.raises(Killed):
         train_toy(KilledCheckpoint(tmp_path / "values" / "partial.safetensors", 5, 12))
     net, _ = train_toy(stage.checkpoint)
-    monkeypatch.setattr("ipd_lite.runs.versions", lambda: 1 / 0)
+    monkeypatch.setattr("ipd_lite.study.storage.versions", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         stage.store(net.state_dict(), {"updates": 23})
     assert not stage.done

@@ -11,12 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ipd_lite.segments import (
-    bootstrapped_returns,
-    find_segments,
-    shortfall,
-    suboptimal_steps,
-)
+from ipd_lite.course.stitching import find_segments
+from ipd_lite.paper.shortfall import bootstrapped_returns, shortfall, suboptimal_steps
 
 Ending = tuple[int, bool]
 endings = st.lists(st.tuples(st.integers(1, 7), st.booleans()), min_size=1, max_size=5)

@@ -11,11 +11,13 @@ import pytest
 
 from ipd_lite import plots
 from ipd_lite.cli import main
-from ipd_lite.collect import collect
-from ipd_lite.data import from_arrays
-from ipd_lite.minari_files import load_task, save_minari
-from ipd_lite.survey import here, return_histogram
-from ipd_lite.tasks import SnapshotRecipe, get_task
+from ipd_lite.data.episodes import from_arrays
+from ipd_lite.data.minari_files import save_minari
+from ipd_lite.report.survey import here, return_histogram
+from ipd_lite.tasks.collect import collect
+from ipd_lite.tasks.load import load_task
+from ipd_lite.tasks.registry import get_task
+from ipd_lite.tasks.task import SnapshotRecipe
 from tests.test_fetch import d4rl_arrays
 
 

@@ -17,16 +17,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipd_lite import sweep
 from ipd_lite.cli import main
-from ipd_lite.config import Config, override
-from ipd_lite.data import DataError
-from ipd_lite.experiments import run
-from ipd_lite.minari_files import local_path, save_minari
-from ipd_lite.own_data import open_task
-from ipd_lite.runs import Stage, exclusive, load_tensors
-from ipd_lite.sweep import Block, Spec, Unit, expand, interleave, read_spec, run_units, status
-from ipd_lite.tables import explain
+from ipd_lite.data.minari_files import local_path, save_minari
+from ipd_lite.files import load_tensors
+from ipd_lite.paper.dataset import DataError
+from ipd_lite.report.tables import explain
+from ipd_lite.settings import Config, override
+from ipd_lite.study import sweep
+from ipd_lite.study.run import run
+from ipd_lite.study.storage import Stage, exclusive
+from ipd_lite.study.sweep import Block, Spec, Unit, expand, interleave, read_spec, run_units, status
+from ipd_lite.tasks.own_data import open_task
 from tests.recorded import TASK, smoke, umaze_data
 
 QUICK = {"values.updates": 8, "values.evaluations": 1, "evaluation.episodes": 2}

@@ -11,22 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu
 
-from ipd_lite import tables
-from ipd_lite.evaluate import stratified_interval
-from ipd_lite.tables import (
-    aggregate,
-    aggregates,
-    format_groups,
+from ipd_lite.report import tables
+from ipd_lite.report.results import aggregate, aggregates, summarize
+from ipd_lite.report.statistics import (
     improvement,
     improvement_interval,
     interquartile_mean,
     performance_profile,
     pooled_mean,
-    summarize,
-    table1_latex,
-    table1_markdown,
+    stratified_interval,
 )
-from ipd_lite.tasks import get_task
+from ipd_lite.report.tables import format_groups, table1_latex, table1_markdown
+from ipd_lite.tasks.registry import get_task
 
 ROOT = Path(__file__).resolve().parents[1]
 SCORES = st.lists(st.floats(-50, 150), min_size=1, max_size=20)

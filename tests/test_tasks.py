@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from ipd_lite.config import PRESETS
-from ipd_lite.mazes import geometry, waypoint_action
-from ipd_lite.tasks import TASKS, MazeRecipe, Task, get_task
-from ipd_lite.train_behaviour import ENVIRONMENTS as ENVIRONMENT_IDS
-from ipd_lite.train_behaviour import act, load_snapshots
+from ipd_lite.settings import PRESETS
+from ipd_lite.tasks.mazes import geometry, waypoint_action
+from ipd_lite.tasks.registry import TASKS, get_task
+from ipd_lite.tasks.snapshots import ENVIRONMENTS as ENVIRONMENT_IDS
+from ipd_lite.tasks.snapshots import act, load_snapshots
+from ipd_lite.tasks.task import MazeRecipe, Task
 
 MAZE_TASKS = [task for task in TASKS.values() if isinstance(task.recipe, MazeRecipe)]
 ENVIRONMENTS = {task.environment: task for task in MAZE_TASKS}

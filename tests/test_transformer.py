@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ipd_lite.transformer import Block, TransformerPolicy
+from ipd_lite.paper.transformer import Block, TransformerPolicy
 
 LAYOUTS = pytest.mark.parametrize("fused", [True, False], ids=["fused", "three tokens"])
 

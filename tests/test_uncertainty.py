@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal, kl_divergence
 
-from ipd_lite.uncertainty import (
+from ipd_lite.paper.uncertainty import (
     dual_divergence,
     ensemble_divergence,
     inside_threshold,

@@ -11,13 +11,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from ipd_lite.config import DistillationConfig, ValueConfig, WorldModelConfig
-from ipd_lite.data import Batch
-from ipd_lite.distill import distillation_loss, make_policy
-from ipd_lite.iql import Values, iql_loss
-from ipd_lite.nets import EnsembleMLP
-from ipd_lite.planners import Model, rollout
-from ipd_lite.world_model import WorldModel, model_loss
+from ipd_lite.paper.dataset import Batch
+from ipd_lite.paper.distillation import DistillationConfig, distillation_loss, make_policy
+from ipd_lite.paper.nets import EnsembleMLP
+from ipd_lite.paper.planning import Model, rollout
+from ipd_lite.paper.values import ValueConfig, Values, iql_loss
+from ipd_lite.paper.world_model import WorldModel, WorldModelConfig, model_loss
 from tests.benchmarks.usual import (
     UsualDistillation,
     UsualEnsemble,

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ipd_lite import plots, widgets
-from ipd_lite.mazes import geometry
+from ipd_lite import plots
+from ipd_lite.course import widgets
+from ipd_lite.tasks.mazes import geometry
 
 MAZE = geometry("umaze")
 PATHS = [np.cumsum(np.full((n, 2), 0.1), axis=0) for n in (2, 5, 3)]

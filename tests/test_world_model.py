@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ipd_lite.config import WorldModelConfig
-from ipd_lite.data import OfflineDataset, concatenate
-from ipd_lite.runs import Checkpoint
-from ipd_lite.uncertainty import inside_threshold
-from ipd_lite.world_model import (
+from ipd_lite.paper.dataset import OfflineDataset, concatenate
+from ipd_lite.paper.training import Checkpoint
+from ipd_lite.paper.uncertainty import inside_threshold
+from ipd_lite.paper.world_model import (
     GaussianEnsemble,
     WorldModel,
+    WorldModelConfig,
     calibrate_threshold,
     choose_elites,
     gaussian_loss,

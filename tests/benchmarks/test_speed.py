@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from ipd_lite import config as configs
-from ipd_lite import tasks
-from ipd_lite.data import Episode, OfflineDataset, from_episodes
-from ipd_lite.distill import TransformerActor, make_policy, prepare_lessons, train_policy
-from ipd_lite.evaluate import flat, rollout
-from ipd_lite.imagine import plan_in_chunks, planning_model
-from ipd_lite.iql import Values, train_values
-from ipd_lite.mazes import make_point_maze
-from ipd_lite.world_model import WorldModel, train_world_model
+from ipd_lite import settings as configs
+from ipd_lite.data.episodes import Episode, from_episodes
+from ipd_lite.paper.acting import TransformerActor
+from ipd_lite.paper.dataset import OfflineDataset
+from ipd_lite.paper.distillation import make_policy, prepare_lessons, train_policy
+from ipd_lite.paper.imagination import plan_in_chunks, planning_model
+from ipd_lite.paper.values import Values, train_values
+from ipd_lite.paper.world_model import WorldModel, train_world_model
+from ipd_lite.tasks import registry as tasks
+from ipd_lite.tasks.mazes import make_point_maze
+from ipd_lite.tasks.rollout import flat, rollout
 from tests.benchmarks import flops
 from tests.benchmarks.conftest import bfloat16_pays
 from tests.benchmarks.usual import (

@@ -19,9 +19,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ipd_lite.config import DistillationConfig, ValueConfig, WorldModelConfig
-from ipd_lite.data import Batch, OfflineDataset
-from ipd_lite.minari_files import from_unit_range
+from ipd_lite.data.spaces import from_unit_range
+from ipd_lite.paper.dataset import Batch, OfflineDataset
+from ipd_lite.paper.distillation import DistillationConfig
+from ipd_lite.paper.values import ValueConfig
+from ipd_lite.paper.world_model import WorldModelConfig
 
 
 def mlp(

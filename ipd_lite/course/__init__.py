@@ -1,0 +1,1 @@
+"""What the notebooks share: the running example, checks of exercises, widgets."""

@@ -1,0 +1,611 @@
+"""Checks of the notebooks' exercises: they tell right from wrong and name the likely mistake.
+
+Every check calls the reader's function on small made-up numbers, compares the result with the
+package's own, and prints one line: "not yet" (nothing was written), "right", or "not right" with a
+hint. A check never raises, so that a notebook runs to its end with the exercises unsolved.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ipd_lite.course.stitching import find_segments
+from ipd_lite.data.episodes import Episode, from_episodes
+from ipd_lite.paper.distillation import distillation_loss
+from ipd_lite.paper.uncertainty import dual_divergence
+from ipd_lite.paper.values import expectile_loss as reference_expectile_loss
+from ipd_lite.report.statistics import bootstrap_interval, paired_interval
+
+Answer = Callable[..., Any]
+
+
+Check = Callable[[Any], None]
+
+
+class _Unsolved(Exception):
+    """The reader has not written anything yet."""
+
+
+class _Wrong(Exception):
+    """The answer is wrong; the message is the hint."""
+
+
+def _exercise(praise: str) -> Callable[[Check], Check]:
+    """Turn a function that raises into one that prints a single line."""
+
+    def decorate(check: Check) -> Check:
+        @functools.wraps(check)
+        def run(answer: Any) -> None:
+            try:
+                check(answer)
+            except _Unsolved:
+                print(
+                    "not yet: there is no result so far. "
+                    "(If you did write something: is a `return` missing?)"
+                )
+            except _Wrong as hint:
+                print(f"not right: {hint}")
+            else:
+                print(f"right: {praise}")
+
+        return run
+
+    return decorate
+
+
+def _ask(answer: Answer, *arguments: Any) -> Any:
+    """What the reader's function makes of these very `arguments`."""
+    try:
+        result = answer(*arguments)
+    except NotImplementedError:
+        raise _Unsolved from None
+    except Exception as error:
+        raise _Wrong(f"the function stopped with {type(error).__name__}: {error}") from error
+    if result is None or result is ...:
+        raise _Unsolved
+    return result
+
+
+def _call(answer: Answer, *arguments: Any) -> Any:
+    """The reader's function on copies of `arguments`, so that nothing is changed in place."""
+    return _ask(answer, *(a.clone() if isinstance(a, Tensor) else a for a in arguments))
+
+
+def _tensor(result: Any) -> Tensor:
+    try:
+        return torch.as_tensor(result).detach()
+    except (TypeError, ValueError, RuntimeError):
+        raise _Wrong(
+            f"the result is a {type(result).__name__}, expected a tensor or a number"
+        ) from None
+
+
+def _same(first: Tensor, second: Tensor, tolerance: float = 1e-4) -> bool:
+    if first.shape != second.shape:
+        return False
+    return torch.allclose(first.double(), second.double(), tolerance, tolerance, equal_nan=True)
+
+
+def _compare(got: Any, right: Any, mistakes: Mapping[str, Any], tolerance: float = 1e-4) -> None:
+    """Raise the hint of the known mistake that gives the same numbers, else say what is expected.
+
+    Args:
+        mistakes: hint -> what a reader with this mistake would get.
+    """
+    found, expected = _tensor(got), _tensor(right)
+    if _same(found, expected, tolerance):
+        return
+    for hint, wrong in mistakes.items():
+        if _same(found, _tensor(wrong), tolerance):
+            raise _Wrong(hint)
+    if found.shape != expected.shape:
+        raise _Wrong(
+            f"the result has shape {tuple(found.shape)}, expected {tuple(expected.shape)}. Print "
+            "the shapes of every part"
+        )
+    raise _Wrong(f"expected {_short(expected)}, got {_short(found)}")
+
+
+def _short(values: Tensor) -> str:
+    flat = [round(float(v), 3) for v in values.flatten()[:6]]
+    more = ", ..." if values.numel() > 6 else ""
+    return str(flat[0]) if values.dim() == 0 else f"[{', '.join(map(str, flat))}{more}]"
+
+
+def _choices(answer: Any, solution: Mapping[str, Any], hints: Mapping[str, str]) -> None:
+    """Compare a dictionary of choices; `...` or None stands for "not chosen yet"."""
+    if not isinstance(answer, Mapping):
+        raise _Wrong(f"expected a dictionary with the keys {', '.join(solution)}")
+    missing = [key for key in solution if key not in answer]
+    if missing:
+        raise _Wrong(f"{missing[0]!r} has no entry; keep the keys as they were")
+    if any(answer[key] is None or answer[key] is ... for key in solution):
+        raise _Unsolved
+    for key, expected in solution.items():
+        if answer[key] != expected:
+            raise _Wrong(f"{key}: {hints[key]}")
+
+
+STAGES = ("data", "values", "world model", "segments", "imagination", "distillation", "evaluation")
+
+
+@_exercise("each stage needs the result of an earlier one, so this is the paper's order.")
+def stage_order(answer: Sequence[Any]) -> None:
+    """00: the stages in the order in which they can be computed."""
+    if not answer or any(stage is ... for stage in answer):
+        raise _Unsolved
+    given = list(answer)
+    if sorted(given) != sorted(STAGES):
+        raise _Wrong(f"use each of these once: {', '.join(STAGES)}")
+    place = {stage: given.index(stage) for stage in STAGES}
+    needs = (
+        ("values", "data", "IQL learns from recorded transitions"),
+        ("world model", "data", "the ensemble learns from recorded transitions"),
+        ("segments", "values", "a step is called suboptimal by comparing it with V"),
+        ("imagination", "world model", "planning needs something to predict the next state"),
+        ("imagination", "segments", "imagination starts where the data falls short"),
+        ("distillation", "imagination", "the transformer learns from real and imagined data"),
+        ("evaluation", "distillation", "only a finished policy can be scored"),
+    )
+    for later, earlier, why in needs:
+        if place[later] < place[earlier]:
+            raise _Wrong(f"{later!r} comes before {earlier!r}, but {why}")
+    if place["world model"] < place["values"]:
+        raise _Wrong("possible, but the paper learns the values first (3.1), then the model (3.2)")
+
+
+SYMBOL_SHAPES = {
+    "s": "(N, 4)",
+    "a": "(N, 2)",
+    "V(s)": "(N,)",
+    "model means": "(M, N, 4)",
+    "U(s, a)": "(N,)",
+    "tokens": "(B, K, C)",
+}
+
+
+@_exercise("you can now read most assertions in the package.")
+def symbol_shapes(answer: Mapping[str, str]) -> None:
+    """00: which shape belongs to which symbol of the paper."""
+    _choices(
+        answer,
+        SYMBOL_SHAPES,
+        {
+            "s": "a ball in the plane has a position (x, y) and a velocity (x, y)",
+            "a": "the action is a force with one number per axis",
+            "V(s)": "one number per state; a trailing 1 is how broadcasting bugs begin",
+            "model means": "every one of the M members predicts its own next state",
+            "U(s, a)": "the members' disagreement is averaged over pairs, so M is gone",
+            "tokens": "B windows, K steps each, and one vector of width C per step",
+        },
+    )
+
+
+def _returns(rewards: Tensor, lengths: Tensor, discount: float) -> Tensor:
+    """Returns-to-go by the package, from rewards (N,) and episode lengths (E,)."""
+    episodes = [
+        Episode(np.zeros((len(part) + 1, 1)), np.zeros((len(part), 1)), part.numpy(), False)
+        for part in rewards.split(lengths.tolist())
+    ]
+    return from_episodes(episodes, "exercise").returns_to_go(discount)
+
+
+@_exercise("every step counts its own reward, and no episode leaks into the one before.")
+def returns_to_go(answer: Answer) -> None:
+    """01: f(rewards (N,), lengths (E,), discount) -> (N,)."""
+    rewards = torch.tensor([-1.0, -2.0, 4.0, 3.0, -1.0, 2.0])
+    lengths = torch.tensor([3, 1, 2])
+    discount = 0.5
+    right = _returns(rewards, lengths, discount)
+    whole = _returns(rewards, torch.tensor([6]), discount)
+    plain = _returns(rewards, lengths, 1.0)
+    step = torch.cat([torch.arange(n) for n in lengths.tolist()])
+    so_far = torch.cat([part.cumsum(0) for part in rewards.split(lengths.tolist())])
+    mistakes = {
+        "the sum runs on into the next episode. Start again at every episode's end": whole,
+        "the rewards are added without the discount: multiply what follows by it": plain,
+        "the step's own reward is missing: the sum starts with r_t itself": right - rewards,
+        "that is the return so far; the return-to-go looks ahead": so_far,
+        "the discount counts from the episode's first step. Count from the current step": right
+        * discount**step,
+    }
+    _compare(_call(answer, rewards, lengths, discount), right, mistakes)
+
+
+@_exercise("only termination ends the future; a cut recording keeps V(s').")
+def bootstrap_target(answer: Answer) -> None:
+    """01: f(rewards, terminated, truncated, next_values, discount), (B,) tensors -> (B,)."""
+    rewards = torch.tensor([-1.0, -1.0, -1.0])
+    terminated = torch.tensor([False, True, False])
+    truncated = torch.tensor([False, False, True])
+    value, discount = torch.tensor([-10.0, -20.0, -30.0]), 0.9
+    right = rewards + discount * (~terminated) * value
+    done = terminated | truncated
+    mistakes = {
+        "truncation also cuts the future here. The recording stopped there, the task did not": (
+            rewards + discount * (~done) * value
+        ),
+        "the future is cut at truncation and kept at termination: it is the other way round": (
+            rewards + discount * (~truncated) * value
+        ),
+        "a terminated step must not add V(s'): nothing follows it": rewards + discount * value,
+        "the discount is missing in front of V(s')": rewards + (~terminated) * value,
+    }
+    _compare(_call(answer, rewards, terminated, truncated, value, discount), right, mistakes)
+
+
+@_exercise("0 and 100 are two agreed returns; better than the reference is above 100.")
+def normalized_score(answer: Answer) -> None:
+    """01: f(returns (E,), reference_min, reference_max) -> (E,)."""
+    returns, low, high = torch.tensor([-120.0, -75.0, -30.0, -21.0]), -120.0, -30.0
+    right = 100 * (returns - low) / (high - low)
+    mistakes = {
+        "this is a fraction; papers print it times 100": right / 100,
+        "do not clip: a policy may be better than the reference": right.clamp(0, 100),
+        "the two references are swapped: the poor return scores 0": 100 * (returns - high)
+        / (low - high),
+        "divide by the distance between the references, not by the upper one": 100
+        * (returns - low) / high,
+        "subtract the lower reference first": 100 * returns / (high - low),
+    }  # fmt: skip
+    _compare(_call(answer, returns, low, high), right, mistakes)
+
+
+@_exercise("for tau = 0.5 it is half the squared error, and above 0.5 it forgives overestimates.")
+def expectile_loss(answer: Answer) -> None:
+    """02: f(difference (B,), tau) -> scalar mean; difference = Q - V."""
+    difference, tau = torch.tensor([-2.0, -0.5, 1.0, 3.0]), 0.9
+    right = reference_expectile_loss(difference, tau)
+    weight = torch.where(difference < 0, 1 - tau, tau)
+    square = difference.square()
+    mistakes = {
+        "the weights are swapped: tau belongs to differences above zero (V too low)": (
+            (1 - weight) * square
+        ).mean(),
+        "absolute differences give quantiles; an expectile squares them": (
+            weight * difference.abs()
+        ).mean(),
+        "the weights are not used, or both sides get the same one": square.mean(),
+        "take the mean over the batch, not the sum": (weight * square).sum(),
+        "give one number: take the mean over the batch": weight * square,
+        "square the difference before it is weighted, not after": (weight * difference)
+        .square()
+        .mean(),
+    }
+    _compare(_call(answer, difference, tau), right, mistakes)
+
+
+@_exercise("shapes agree, so every row is compared with its own target.")
+def q_loss(answer: Answer) -> None:
+    """02: f(q (B, 1), rewards, continues, next_v (B,), discount) -> scalar mean squared error."""
+    q = torch.tensor([[1.0], [2.0], [4.0]])
+    rewards, continues = torch.tensor([0.0, 1.0, -1.0]), torch.tensor([1.0, 0.0, 1.0])
+    next_v, discount = torch.tensor([2.0, 9.0, 3.0]), 0.5
+    target = rewards + discount * continues * next_v
+    right = (q.squeeze(1) - target).square().mean()
+    mistakes = {
+        "(B, 1) - (B,) broadcasts to (B, B): each Q meets every target. Drop q's last dimension": (
+            q - target
+        ).square().mean(),
+        "after a terminated step nothing follows: multiply V(s') by `continues`": (
+            q.squeeze(1) - rewards - discount * next_v
+        ).square().mean(),
+        "V(s') is not discounted": (q.squeeze(1) - rewards - continues * next_v).square().mean(),
+    }  # fmt: skip
+    _compare(_call(answer, q, rewards, continues, next_v, discount), right, mistakes)
+
+
+@_exercise("good actions weigh much, bad ones little, and none so much that it drowns the rest.")
+def advantage_weights(answer: Answer) -> None:
+    """02: f(q (B,), v (B,), beta, most) -> weights (B,)."""
+    q, v = torch.tensor([-3.0, -1.0, -1.0, 4.0]), torch.tensor([-1.0, -1.0, -1.5, 0.0])
+    beta, most = 2.0, 100.0
+    raw = (beta * (q - v)).exp()
+    mistakes = {
+        "cap the weight: one lucky action weighs more than all others together": raw,
+        "the advantage has the wrong sign: it is Q - V": (beta * (v - q)).exp().clamp_max(most),
+        "beta multiplies the advantage, it does not divide it": ((q - v) / beta)
+        .exp()
+        .clamp_max(most),
+        "beta belongs inside the exponential": (beta * (q - v).exp()).clamp_max(most),
+        "the weight is the exponential of beta times the advantage": (beta * (q - v)).clamp_max(
+            most
+        ),
+    }
+    _compare(_call(answer, q, v, beta, most), raw.clamp_max(most), mistakes)
+
+
+@_exercise("soft on both sides, and a gradient survives everywhere.")
+def bounded_log_variance(answer: Answer) -> None:
+    """03: f(raw (B,), lowest, highest) -> (B,) softly inside the bounds."""
+    softplus = torch.nn.functional.softplus
+    raw = torch.tensor([-30.0, -4.0, -1.0, 0.4, 8.0], requires_grad=True)
+    lowest, highest = torch.tensor(-5.0), torch.tensor(0.5)
+    upper = highest - softplus(highest - raw)
+    right = lowest + softplus(upper - lowest)
+    result = _ask(answer, raw, lowest, highest)
+    mistakes = {
+        "a hard clamp has no gradient outside the bounds: a member that is too sure can never "
+        "take it back. Use softplus": raw.clamp(lowest, highest),
+        "only the upper bound is there; push from below with lowest + softplus(x - lowest)": upper,
+        "only the lower bound is there; cap it with highest - softplus(highest - x)": lowest
+        + softplus(raw - lowest),
+    }
+    _compare(result, right, mistakes)
+
+
+@_exercise("symmetric, zero for equal Gaussians, and exact in float32.")
+def divergence(answer: Answer) -> None:
+    """03: f(mean1, variance1, mean2, variance2), (..., D) -> (...) in nats."""
+    mean1, mean2 = torch.tensor([[0.0, 1.0], [2.0, 2.0]]), torch.tensor([[1.0, 1.0], [2.0, 5.0]])
+    one, two = torch.tensor([[1.0, 0.5], [4.0, 1.0]]), torch.tensor([[1.0, 2.0], [0.25, 1.0]])
+    right = dual_divergence(mean1, one, mean2, two)
+
+    def parts(v1: Tensor, v2: Tensor) -> tuple[Tensor, Tensor]:
+        total = v1 + v2
+        distance = (mean1 - mean2).square() / (4 * total)
+        return distance, 0.5 * (total / (2 * (v1 * v2).sqrt())).log()
+
+    distance, spread = parts(one, two)
+    squared = sum(parts(one.square(), two.square()))
+    kl = 0.5 * ((two / one).log() + (one + (mean1 - mean2).square()) / two - 1)
+    mistakes = {
+        "sum over the last dimension: a state has one U, not one per entry": distance + spread,
+        "the second half is missing: Gaussians of different width differ too": distance.sum(-1),
+        "the first half is missing: Gaussians with different means differ too": spread.sum(-1),
+        "the arguments are variances already; do not square them": torch.as_tensor(squared).sum(-1),
+        "that is the Kullback-Leibler divergence, which is not symmetric": kl.sum(-1),
+        "sum the dimensions; a mean would make U depend on their number": (distance + spread).mean(
+            -1
+        ),
+        "the distance of the means is divided by 4 (v1 + v2)": (
+            (mean1 - mean2).square() / (one + two) + spread
+        ).sum(-1),
+    }
+    _compare(_call(answer, mean1, one, mean2, two), right, mistakes)
+    far1, far2 = torch.tensor([3000.0]), torch.tensor([3000.25])
+    small = torch.tensor([0.01]), torch.tensor([0.012])
+    exact = dual_divergence(far1, small[0], far2, small[1])
+    found = _tensor(_call(answer, far1, small[0], far2, small[1]))
+    if not _same(found, exact, 1e-2):
+        raise _Wrong(
+            f"right on paper, but for means near 3000 float32 gives {_short(found)} where the "
+            f"truth is {_short(exact)}. Subtract the means first, then square"
+        )
+
+
+@_exercise("runs of suboptimal steps, none of which crosses the end of an episode.")
+def segments(answer: Answer) -> None:
+    """04: f(suboptimal (N,), last (N,)) -> list of (first step, length)."""
+    marked = torch.tensor([1, 1, 0, 1, 1, 1, 0, 0, 1], dtype=torch.bool)
+    last = torch.tensor([0, 0, 0, 0, 1, 0, 0, 0, 1], dtype=torch.bool)
+    found = find_segments(marked, last, torch.zeros(9))
+    right = [(int(f), int(n)) for f, n in zip(found.first, found.length, strict=True)]
+    result = _call(answer, marked, last)
+    try:
+        got = [(int(f), int(n)) for f, n in result]
+    except (TypeError, ValueError):
+        raise _Wrong("expected a list of pairs (first step, length)") from None
+    if got == right:
+        return
+    hints = (
+        ([(0, 2), (3, 3), (8, 1)], "steps 3 to 5 were joined, but an episode ends after step 4"),
+        ([(0, 2), (3, 2)], "segments of a single step count too, also the one at the very end"),
+        ([(0, 2), (3, 2), (5, 1)], "the segment that is still open at the end of the data is lost"),
+        ([(f, f + n) for f, n in right], "the second number is the length, not the end"),
+        ([(f, f + n - 1) for f, n in right], "the second number is the length, not the last step"),
+        ([(f, n + 1) for f, n in right], "every segment is one step too long"),
+        ([(f, n - 1) for f, n in right], "every segment is one step too short"),
+    )
+    for wrong, hint in hints:
+        if got == wrong:
+            raise _Wrong(hint)
+    raise _Wrong(f"expected {right}, got {got}")
+
+
+@_exercise("rewards up to the end, and beyond the horizon the value, unless the task has ended.")
+def plan_score(answer: Answer) -> None:
+    """04: f(rewards (N, H), terminated (N, H), final_values (N,), discount) -> (N,)."""
+    rewards = torch.tensor([[-1.0, -1.0, -1.0], [-1.0, 5.0, -1.0]])
+    terminated = torch.tensor([[False, False, False], [False, True, False]])
+    values, discount = torch.tensor([-8.0, -8.0]), 0.5
+    weight = discount ** torch.arange(3)
+    before = torch.tensor([[1.0, 1.0, 1.0], [1.0, 1.0, 0.0]])
+    ended = terminated.any(1)
+    inside, beyond = (rewards * weight * before).sum(1), discount**3 * values
+    right = inside + (~ended) * beyond
+    mistakes = {
+        "a future that terminated gets no terminal value": inside + beyond,
+        "rewards after the terminal step do not count": (rewards * weight).sum(1)
+        + (~ended) * beyond,
+        "neither rewards nor value count after the terminal step": (rewards * weight).sum(1)
+        + beyond,
+        "the terminal value lies H steps away: discount it by discount**H": inside
+        + (~ended) * values,
+        "the terminal value is missing: the plan would be blind beyond H steps": inside,
+        "the reward of step h is discounted by discount**h": (rewards * before).sum(1)
+        + (~ended) * beyond,
+        "one factor too few: after H rewards V is discounted by discount**H": inside
+        + (~ended) * discount**2 * values,
+    }
+    _compare(_call(answer, rewards, terminated, values, discount), right, mistakes)
+
+
+@_exercise("a broken candidate never wins.")
+def best_candidate(answer: Answer) -> None:
+    """04: f(scores (N,)) -> index of the best finite score."""
+    nan, infinite = float("nan"), float("inf")
+    cases = (
+        ([-3.0, -1.0, -2.0], 1, "the greatest score wins; this picks another"),
+        ([-3.0, nan, -1.0], 2, "argmax and max think that NaN is the greatest number of all"),
+        ([-3.0, infinite, -1.0], 2, "an infinite score is a broken one: refuse it as well"),
+        ([nan, -3.0, -infinite], 1, "NaN replaced by 0 or by the mean can still win"),
+    )
+    for scores, right, hint in cases:
+        result = _tensor(_call(answer, torch.tensor(scores)))
+        if result.numel() != 1 or int(result) != right:
+            raise _Wrong(f"for scores {scores} the best is number {right}: {hint}")
+
+
+@_exercise("step t sees itself and everything before it, nothing after.")
+def causal_mask(answer: Answer) -> None:
+    """05: f(T) -> (T, T) bool, true where row t may look at column j."""
+    right = torch.ones(4, 4, dtype=torch.bool).tril()
+    result = _tensor(_call(answer, 4))
+    if result.dtype != torch.bool:
+        raise _Wrong(f"expected a mask of booleans, got {result.dtype}")
+    mistakes = {
+        "rows and columns are swapped: this policy sees only its own future": right.T,
+        "a step may see itself, or its own observation would be hidden from it": right.tril(-1),
+        "this is the complement: true marks what may be seen": ~right,
+        "every step sees the whole window, the future too": torch.ones_like(right),
+    }
+    _compare(result, right, mistakes)
+
+
+@_exercise("regression minus alpha times the scaled Q, and the scale gets no gradient.")
+def ipd_loss(answer: Answer) -> None:
+    """05: f(predicted (B, A), actions (B, A), q (B,), v (B,), alpha) -> scalar."""
+    actions, v, alpha = torch.tensor([[0.5, 0.0], [0.0, -1.0]]), torch.tensor([-4.0, -2.0]), 0.4
+
+    def pieces() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        predicted = torch.tensor([[0.0, 0.2], [0.4, -0.6]], requires_grad=True)
+        q = -5.0 + 3 * predicted.sum(1)
+        return predicted, q, (predicted - actions).square().mean(), q - v
+
+    predicted, q, regression, gap = pieces()
+    ones = torch.ones(1, 2)
+    right, _ = distillation_loss(
+        predicted[None], actions[None], ones, ones.bool(), q[None], v[None], alpha, "advantage"
+    )
+    (gradient,) = torch.autograd.grad(right, predicted)
+    predicted, q, regression, gap = pieces()
+    scale = gap.abs().mean()
+    result = _ask(answer, predicted, actions, q, v, alpha)
+    mistakes = {
+        "plus alpha Q would push the policy towards the worst actions": regression
+        + alpha * gap.mean() / scale,
+        "Q is not scaled: divide by the batch mean of |Q - V|": regression - alpha * gap.mean(),
+        "alpha is not used": regression - gap.mean() / scale,
+        "the value term is missing": regression,
+        "subtract V from Q; the loss then reads as an advantage": regression
+        - alpha * q.mean() / scale,
+        "divide by the mean of |Q - V|, not by the mean of |Q|": regression
+        - alpha * gap.mean() / q.abs().mean(),
+        "the squared error is a mean over the action's entries, not a sum": regression * 2
+        - alpha * gap.mean() / scale,
+    }
+    _compare(result, right, mistakes)
+    if not isinstance(result, Tensor) or not result.requires_grad:
+        raise _Wrong("the loss carries no gradient; do not detach the whole of it")
+    (found,) = torch.autograd.grad(result, predicted)
+    if not _same(found, gradient):
+        raise _Wrong("the value is right, its gradient is not: detach the scale |Q - V|")
+
+
+@_exercise("resample the seeds, average each resample, read the 2.5 and 97.5 percentiles.")
+def interval(answer: Answer) -> None:
+    """06: f(scores (n,) array) -> (low, high), 95 % bootstrap interval of the mean."""
+    scores = np.array([61.0, 70.0, 75.0, 78.0, 96.0])
+    right = bootstrap_interval(scores)
+    result = np.asarray(_call(answer, scores.copy()), dtype=float)
+    if result.shape != (2,):
+        raise _Wrong("give two numbers, (low, high)")
+    low, high = result
+    if low > high:
+        raise _Wrong("low and high are swapped")
+    tolerance = 1.0
+    spreads = {
+        "mean plus and minus the standard deviation shows how seeds scatter, not how well the "
+        "mean is known": (scores.mean() - scores.std(), scores.mean() + scores.std()),
+        "mean plus and minus the standard deviation (n - 1) is no interval of the mean": (
+            scores.mean() - scores.std(ddof=1),
+            scores.mean() + scores.std(ddof=1),
+        ),
+        "these are percentiles of the seeds; average each resample first": tuple(
+            np.percentile(scores, [2.5, 97.5])
+        ),
+        "this is the range of the seeds": (scores.min(), scores.max()),
+    }
+    if abs(low - right.low) < tolerance and abs(high - right.high) < tolerance:
+        return
+    for hint, (wrong_low, wrong_high) in spreads.items():
+        if abs(low - wrong_low) < tolerance and abs(high - wrong_high) < tolerance:
+            raise _Wrong(hint)
+    raise _Wrong(
+        f"expected about ({right.low:.1f}, {right.high:.1f}), got ({low:.1f}, {high:.1f}): 10,000 "
+        "resamples of all n seeds with replacement"
+    )
+
+
+@_exercise("pairing removes what both methods share: the same data, starts and values.")
+def paired_difference(answer: Answer) -> None:
+    """06: f(ours (n,), theirs (n,)) -> (mean, low, high) of the paired difference."""
+    ours, theirs = (
+        np.array([80.0, 60.0, 90.0, 70.0, 50.0]),
+        np.array([77.0, 58.0, 86.0, 67.0, 49.0]),
+    )
+    right = paired_interval(ours, theirs)
+    result = np.asarray(_call(answer, ours.copy(), theirs.copy()), dtype=float)
+    if result.shape != (3,):
+        raise _Wrong("give three numbers: (mean, low, high)")
+    mean, low, high = result
+    if abs(mean + right.mean) < 1e-6:
+        raise _Wrong("the sign is turned: subtract theirs from ours")
+    if abs(mean - right.mean) > 1e-6:
+        raise _Wrong(f"the mean difference is {right.mean:.1f}, got {mean:.1f}")
+    if high - low > 3 * (right.high - right.low):
+        raise _Wrong(
+            "the interval is far too wide: take the difference seed by seed first, then resample "
+            "the differences"
+        )
+    if abs(low - right.low) > 0.3 or abs(high - right.high) > 0.3:
+        raise _Wrong(f"expected about ({right.low:.1f}, {right.high:.1f}), got ({low:.1f}, "
+                     f"{high:.1f})")  # fmt: skip
+
+
+@_exercise("it asks how often, not by how much, and no scale of scores can distort it.")
+def improvement(answer: Answer) -> None:
+    """06: f(ours (n,), theirs (m,)) -> probability that a run of ours beats one of theirs."""
+    ours, theirs = np.array([3.0, 5.0, 9.0]), np.array([5.0, 2.0])
+    more, ties = (ours[:, None] > theirs).mean(), (ours[:, None] == theirs).mean()
+    result = _ask(answer, ours.copy(), theirs.copy())
+    _compare(
+        result,
+        float(more + ties / 2),
+        {
+            "a tie is half a win": float(more),
+            "a tie is half a win, not a whole one": float(more + ties),
+            "that is how often *theirs* wins": float(1 - more - ties / 2),
+            "that compares the means; count the pairs of runs": float(ours.mean() > theirs.mean()),
+            "that is a number of pairs; divide by how many pairs there are": float(
+                (more + ties / 2) * ours.size * theirs.size
+            ),
+        },
+    )
+
+
+@_exercise("you would be a good reviewer.")
+def claims(answer: Mapping[str, bool]) -> None:
+    """06: which statements do the intervals support?"""
+    _choices(
+        answer,
+        {
+            "A beats B": False,
+            "B may be better than A": True,
+            "A beats C": True,
+            "A is worth 12 points over C everywhere": False,
+        },
+        {
+            "A beats B": "the paired interval contains zero, so five seeds do not show it",
+            "B may be better than A": "negative differences lie inside the interval",
+            "A beats C": "the whole paired interval lies above zero on this task",
+            "A is worth 12 points over C everywhere": "one task says nothing about other tasks",
+        },
+    )

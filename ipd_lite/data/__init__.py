@@ -1,0 +1,1 @@
+"""Recorded data as offline datasets: every check of episodes, spaces and Minari files."""

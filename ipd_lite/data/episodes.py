@@ -1,0 +1,211 @@
+"""Recorded episodes, checked in one place, as an offline dataset."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ipd_lite.paper.dataset import DataError, OfflineDataset
+
+
+def one_line(error: BaseException) -> str:
+    """What an exception says, without line breaks."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+@dataclass(frozen=True)
+class Episode:
+    """T steps: observations (T + 1, O), actions (T, A), rewards (T,); at most one of `terminated`
+    and `truncated` describes the end; imagined (T,) flags imagined steps."""
+
+    observations: NDArray[Any]
+    actions: NDArray[Any]
+    rewards: NDArray[Any]
+    terminated: bool
+    imagined: NDArray[np.bool_] | None = None
+
+
+def from_episodes(
+    episodes: Sequence[Episode], name: str, device: torch.device | str = "cpu"
+) -> OfflineDataset:
+    """Checked episodes as one dataset.
+
+    Actions must lie in [-1, 1]; those outside are clipped with a warning that counts them.
+
+    Raises:
+        DataError: no episodes, an episode whose shapes or number types are not those of the first
+            one, whole-numbered actions, or a number that is not finite.
+    """
+    if not episodes:
+        raise DataError(f"{name}: the dataset has no episodes; check the path or collect it again")
+    for number, episode in enumerate(episodes):
+        _check_episode(episode, f"{name}, episode {number}", episodes[0])
+    actions = np.concatenate([e.actions for e in episodes]).astype(np.float32)
+    outside = int((np.abs(actions) > 1 + 1e-6).sum())
+    if outside:
+        warnings.warn(
+            f"{name}: {outside} of {actions.size} action entries lie outside the action bounds "
+            "and were clipped",
+            stacklevel=2,
+        )
+    steps = np.array([len(e.rewards) for e in episodes])
+    terminated = np.zeros(steps.sum(), dtype=bool)
+    terminated[np.cumsum(steps) - 1] = [e.terminated for e in episodes]
+    imagined = [
+        np.zeros(len(e.rewards), bool) if e.imagined is None else e.imagined for e in episodes
+    ]
+
+    def tensor(arrays: Sequence[NDArray[Any]]) -> Tensor:
+        return torch.from_numpy(np.concatenate(arrays).astype(np.float32)).to(device)
+
+    lengths = torch.from_numpy(steps).to(device)
+    return OfflineDataset(
+        observations=tensor([e.observations[:-1] for e in episodes]),
+        actions=torch.from_numpy(np.clip(actions, -1.0, 1.0)).to(device),
+        rewards=tensor([e.rewards for e in episodes]),
+        next_observations=tensor([e.observations[1:] for e in episodes]),
+        terminated=torch.from_numpy(terminated).to(device),
+        imagined=torch.from_numpy(np.concatenate(imagined)).to(device),
+        starts=torch.cumsum(lengths, 0) - lengths,
+        lengths=lengths,
+        name=name,
+    )
+
+
+def from_arrays(
+    observations: NDArray[Any],
+    actions: NDArray[Any],
+    rewards: NDArray[Any],
+    next_observations: NDArray[Any],
+    terminated: NDArray[Any],
+    truncated: NDArray[Any] | None = None,
+    *,
+    name: str = "arrays",
+    device: torch.device | str = "cpu",
+) -> OfflineDataset:
+    """A dataset from plain logs, one row per transition, episode after episode.
+
+    An episode ends where `terminated` or `truncated` says so, where the next row does not begin
+    with the observation that this one ended with (an unmarked truncation), and at the last row.
+
+    Args:
+        observations, next_observations: (N, O). actions: (N, A) in [-1, 1]. rewards, terminated,
+            truncated: (N,).
+
+    Raises:
+        DataError: no rows, shapes or types that do not fit, or a number that is not finite.
+    """
+    episodes = split_transitions(
+        observations, actions, rewards, next_observations, terminated, truncated, name
+    )
+    return from_episodes(episodes, name, device)
+
+
+def split_transitions(
+    observations: NDArray[Any],
+    actions: NDArray[Any],
+    rewards: NDArray[Any],
+    next_observations: NDArray[Any],
+    terminated: NDArray[Any],
+    truncated: NDArray[Any] | None,
+    name: str,
+) -> list[Episode]:
+    """Flat logs as episodes of T + 1 observations, see :func:`from_arrays`."""
+    fields = {
+        "observations": observations,
+        "actions": actions,
+        "rewards": rewards,
+        "next_observations": next_observations,
+        "terminated": terminated,
+        "truncated": np.zeros(len(rewards), bool) if truncated is None else truncated,
+    }
+    arrays = {field: _array(value, f"{name}: {field}") for field, value in fields.items()}
+    steps = len(arrays["rewards"])
+    if steps == 0:
+        raise DataError(f"{name}: there are no transitions; check where the file comes from")
+    for field, array in arrays.items():
+        wanted = 2 if field in ("observations", "next_observations", "actions") else 1
+        if array.ndim != wanted or len(array) != steps:
+            shape = f"({steps}, width)" if wanted == 2 else f"({steps},)"
+            raise DataError(f"{name}: {field} has shape {array.shape}, expected {shape}")
+    before, after = arrays["observations"], arrays["next_observations"]
+    # Rounded in only one of them, every row would seem to begin a new episode.
+    for what, one, other in (
+        ("shape", before.shape, after.shape), ("type", before.dtype, after.dtype)
+    ):  # fmt: skip
+        if one != other:
+            raise DataError(f"{name}: next_observations has {what} {other}, observations {one}")
+    over = arrays["terminated"].astype(bool)
+    jump = (before[1:] != after[:-1]).any(1)
+    last = over | arrays["truncated"].astype(bool) | np.append(jump, True)
+    ends = np.flatnonzero(last) + 1
+    starts = np.concatenate([[0], ends[:-1]])
+    return [
+        Episode(
+            np.concatenate([before[start:end], after[end - 1 : end]]),
+            arrays["actions"][start:end],
+            arrays["rewards"][start:end],
+            bool(over[end - 1]),
+        )
+        for start, end in zip(starts, ends, strict=True)
+    ]
+
+
+def _array(values: Any, where: str) -> NDArray[Any]:
+    """`values` as one array.
+
+    Raises:
+        DataError: rows of different lengths.
+    """
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise DataError(f"{where} is no array of numbers ({one_line(error)})") from error
+
+
+def _check_episode(episode: Episode, where: str, first: Episode) -> None:
+    """One episode by itself and against the first one of its dataset."""
+    # Where the lengths disagree, the field to name is the one that stands alone.
+    steps = sorted([len(episode.observations) - 1, len(episode.actions), len(episode.rewards)])[1]
+    if steps == 0:
+        raise DataError(f"{where}: no steps; remove the episode")
+    expected = {
+        "observations": (steps + 1, *first.observations.shape[-1:]),
+        "actions": (steps, *first.actions.shape[-1:]),
+        "rewards": (steps,),
+    }
+    if episode.imagined is not None:
+        expected["imagined"] = (steps,)
+    for field, shape in expected.items():
+        array, model = getattr(episode, field), getattr(first, field)
+        if array.dtype.kind not in "fiub":
+            raise DataError(f"{where}: {field} has type {array.dtype}, expected real numbers")
+        if array.shape != shape:
+            raise DataError(f"{where}: {field} has shape {array.shape}, expected {shape}")
+        if model is not None:
+            check_type(array.dtype, model.dtype, f"{where}: {field}")
+        # Numbers that float32 cannot hold count as infinite, which is what they would become.
+        finite = np.abs(array, dtype=np.float64) <= np.finfo(np.float32).max
+        if not finite.all():
+            step = int(np.argwhere(~finite)[0][0])
+            raise DataError(f"{where}: {field} is not finite at step {step}; repair or drop it")
+    if episode.actions.dtype.kind != "f":
+        raise DataError(
+            f"{where}: actions has type {episode.actions.dtype}, expected floating-point numbers; "
+            "discrete actions are not supported"
+        )
+
+
+def check_type(found: np.dtype[Any], first: np.dtype[Any], what: str) -> None:
+    """Episodes of several programs, or with several roundings, do not belong together unnoticed."""
+    if found != first:
+        raise DataError(
+            f"{what} has type {found}, episode 0 has {first}; write all episodes with one type"
+        )

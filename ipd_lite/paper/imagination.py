@@ -1,0 +1,343 @@
+"""Section 3.3, Algorithm 1: better continuations, planned in imagination, become data.
+
+From suboptimal states the planner looks ahead in the world model, takes the first action of its
+plan, moves one imagined step, and plans again (receding horizon). A continuation stops where the
+ensemble disagrees more than the threshold; what passed is spliced behind the real steps that led
+there: D_aug = real episodes + (real prefix, imagined continuation).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ipd_lite.paper.dataset import OfflineDataset, concatenate
+from ipd_lite.paper.nets import in_chunks
+from ipd_lite.paper.planning import Model, Plan, PlannerConfig, plan
+from ipd_lite.paper.shortfall import bootstrapped_returns, shortfall, suboptimal_steps
+from ipd_lite.paper.training import AS_WRITTEN, ComputeConfig, accelerated, require
+from ipd_lite.paper.uncertainty import inside_threshold
+from ipd_lite.paper.values import Values
+from ipd_lite.paper.world_model import WorldModel
+
+
+@dataclass(frozen=True)
+class ImaginationConfig:
+    """Section 3.3, Algorithm 1: where to start, when to stop, what to keep."""
+
+    starts: int = 6_000
+    """Imagined continuations; scaled by the augmentation-amount ablation."""
+    start_choice: Literal["suboptimal", "uniform"] = "suboptimal"
+    suboptimal_fraction: float = 0.5  # PAPER SILENT
+    """Steps whose shortfall lies in this upper fraction of the data count as suboptimal."""
+    bootstrap_steps: int = 5
+    """Steps of the bootstrapped return that V is compared with."""
+    length: int = 15
+    """Longest imagined continuation, in steps."""
+    min_length: int = 2
+    quantile: float | None = 0.9  # PAPER SILENT
+    """Threshold of U: this quantile over held-out real (s, a); None = no gate (an ablation)."""
+    cumulative: bool = False
+    """Gate the running sum of U (threshold times the steps so far) instead of each step's U."""
+    improvement: float = 0.0
+    """A continuation is kept only if its bootstrapped return beats the real one by this much."""
+    require_improvement: bool = False
+
+    def __post_init__(self) -> None:
+        gate = self.quantile is None or 0 < self.quantile <= 1
+        require(gate, "imagination.quantile", self.quantile, "0 < q <= 1, or None for no gate")
+        require(self.length >= 1, "imagination.length", self.length, "at least 1")
+        require(self.min_length >= 1, "imagination.min_length", self.min_length, "at least 1")
+
+
+P = ParamSpec("P")
+
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """The data as the value function sees it, all (N,): V(s), the bootstrapped return of the
+    recorded steps, their difference, and whether a step counts as suboptimal."""
+
+    values: Tensor
+    bootstrapped: Tensor
+    shortfall: Tensor
+    suboptimal: Tensor
+
+
+@torch.no_grad()
+def assess(
+    dataset: OfflineDataset, values: Values, config: ImaginationConfig, discount: float
+) -> Assessment:
+    """Compare V with the bootstrapped return at every recorded step."""
+    v = in_chunks(values.v, dataset.observations)
+    next_v = in_chunks(values.v, dataset.next_observations)
+    returns = bootstrapped_returns(
+        dataset.rewards, dataset.terminated, dataset.last, v, next_v,
+        config.bootstrap_steps, discount,
+    )  # fmt: skip
+    gap = shortfall(v, returns)
+    return Assessment(v, returns, gap, suboptimal_steps(gap, config.suboptimal_fraction))
+
+
+def planning_model(
+    values: Values,
+    world_model: WorldModel,
+    config: PlannerConfig,
+    discount: float,
+    generator: torch.Generator,
+    compute: ComputeConfig = AS_WRITTEN,
+) -> Model:
+    """The planner's callables: proposals around the advantage-weighted policy, the ensemble's mean
+    dynamics, and V beyond the horizon.
+
+    `compute.autocast` holds for them; they are never compiled, their number of rows changes.
+    """
+
+    def fast(function: Callable[P, R]) -> Callable[P, R]:
+        return accelerated(function, generator.device, compile=False, autocast=compute.autocast)
+
+    policy = fast(values.policy)
+
+    def propose(states: Tensor, depth: int) -> Tensor:
+        mean = policy(states).to(states.dtype)
+        scale = config.first_noise if depth == 0 else config.later_noise
+        return mean + scale * torch.empty_like(mean).normal_(generator=generator)
+
+    return Model(
+        propose=propose,
+        step=fast(world_model.step),
+        value=fast(values.v),
+        discount=discount,
+        q=fast(values.q),
+    )
+
+
+@torch.no_grad()
+def plan_in_chunks(
+    states: Tensor, model: Model, config: PlannerConfig, generator: torch.Generator, size: int = 256
+) -> Tensor:
+    """Planned actions (B, A) for states (B, S), `size` at a time so that rows fit the cache."""
+    return in_chunks(lambda s: plan(s, model, config, generator).action, states, size=size)
+
+
+@dataclass(frozen=True)
+class Continuations:
+    """B imagined continuations of at most T steps.
+
+    start: (B,) transition of the real dataset whose observation the continuation begins at.
+    observations (B, T + 1, O), actions (B, T, A), rewards, uncertainty (B, T), terminated (B, T)
+    bool. length: (B,) steps that passed the gate. gain: (B,) imagined bootstrapped return minus the
+    real one from the same state.
+    """
+
+    start: Tensor
+    observations: Tensor
+    actions: Tensor
+    rewards: Tensor
+    terminated: Tensor
+    uncertainty: Tensor
+    length: Tensor
+    gain: Tensor
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    def select(self, keep: Tensor | slice) -> Continuations:
+        """The continuations at `keep` (indices, mask or slice)."""
+        return Continuations(**{name: value[keep] for name, value in vars(self).items()})
+
+
+@dataclass(frozen=True)
+class Bookkeeping:
+    """What became of the starts: counts of continuations, then steps (threshold None: no gate)."""
+
+    starts: int
+    accepted: int
+    rejected_short: int
+    rejected_not_better: int
+    stopped_by_gate: int
+    reached_end: int
+    imagined_steps: int
+    threshold: float | None
+    mean_length: float
+    mean_gain: float
+
+
+def choose_starts(
+    dataset: OfflineDataset,
+    assessment: Assessment,
+    config: ImaginationConfig,
+    generator: torch.Generator,
+) -> Tensor:
+    """Transitions (B,) to continue from: suboptimal steps, or all of them ("uniform")."""
+    pool = torch.arange(len(dataset), device=dataset.device)
+    if config.start_choice == "suboptimal":
+        pool = pool[assessment.suboptimal]
+    if not len(pool):
+        return pool
+    # Every step once before any comes twice.
+    rounds = -(-config.starts // len(pool))
+    order = [
+        torch.randperm(len(pool), generator=generator, device=pool.device) for _ in range(rounds)
+    ]
+    return pool[torch.cat(order)[: config.starts]] if rounds else pool[:0]
+
+
+@torch.no_grad()
+def imagine(
+    dataset: OfflineDataset,
+    start: Tensor,
+    values: Values,
+    world_model: WorldModel,
+    planner: PlannerConfig,
+    config: ImaginationConfig,
+    *,
+    threshold: Tensor,
+    assessment: Assessment,
+    discount: float,
+    seed: int,
+    compute: ComputeConfig = AS_WRITTEN,
+    progress: bool = False,
+) -> Continuations:
+    """Plan, step, repeat: continuations from transitions `start` (B,), all at once.
+
+    Continuations that failed the gate or terminated are not computed further. `compute` holds for
+    the planner alone: the steps that become data, and U, are float32 as the threshold is.
+    """
+    device = dataset.device
+    generator = torch.Generator(device).manual_seed(seed)
+    model = planning_model(values, world_model, planner, discount, generator, compute)
+    count, length = len(start), config.length
+    width, action_width = dataset.observations.shape[1], dataset.actions.shape[1]
+    observations = dataset.observations[start][:, None].repeat(1, length + 1, 1)
+    actions = torch.zeros(count, length, action_width, device=device)
+    rewards = torch.zeros(count, length, device=device)
+    terminated = torch.zeros(count, length, dtype=torch.bool, device=device)
+    # Steps that are never imagined count as unknown: they fail every threshold.
+    uncertainty = torch.full((count, length), torch.inf, device=device)
+    active = torch.arange(count, device=device)
+    for step in tqdm(range(length), desc="imagine", unit="step", disable=not progress):
+        if not len(active):
+            break
+        states = observations[active, step]
+        action = plan_in_chunks(states, model, planner, generator)
+        following, reward, ended, doubt = world_model.step_with_uncertainty(
+            states, action, generator
+        )
+        observations[active, step + 1] = following
+        actions[active, step], rewards[active, step] = action, reward
+        terminated[active, step], uncertainty[active, step] = ended, doubt
+        passed = inside_threshold(uncertainty[active, : step + 1], threshold, config.cumulative)
+        active = active[passed[:, -1] & ~ended]
+    passed = inside_threshold(uncertainty, threshold, config.cumulative)
+    kept = passed.sum(1)
+    gain = imagined_return(observations, rewards, terminated, kept, values, discount)
+    gain = gain - assessment.bootstrapped[start]
+    assert observations.shape == (count, length + 1, width)
+    return Continuations(start, observations, actions, rewards, terminated, uncertainty, kept, gain)
+
+
+def imagined_return(
+    observations: Tensor,
+    rewards: Tensor,
+    terminated: Tensor,
+    length: Tensor,
+    values: Values,
+    discount: float,
+) -> Tensor:
+    """Discounted return (B,) of the first `length` imagined steps, then V unless terminated."""
+    steps = torch.arange(rewards.shape[1], device=rewards.device)
+    inside = steps < length[:, None]
+    total = (rewards * inside * discount**steps).sum(1)
+    rows = torch.arange(len(length), device=length.device)
+    ended = (terminated & inside).any(1)
+    beyond = discount**length * values.v(observations[rows, length])
+    return total + torch.where(ended, 0.0, beyond)
+
+
+def accept(
+    continuations: Continuations, config: ImaginationConfig, threshold: Tensor
+) -> tuple[Continuations, Bookkeeping]:
+    """Keep continuations that are long enough (or ended) and, if asked, better than the data."""
+    rows = torch.arange(len(continuations), device=continuations.start.device)
+    final = (continuations.length - 1).clamp_min(0)
+    ended = continuations.terminated[rows, final] & (continuations.length > 0)
+    long_enough = (continuations.length >= config.min_length) | ended
+    better = torch.ones_like(long_enough)
+    if config.require_improvement:
+        better = continuations.gain > config.improvement
+    kept = continuations.select(long_enough & better)
+    full = continuations.length == continuations.actions.shape[1]
+    book = Bookkeeping(
+        starts=len(continuations),
+        accepted=len(kept),
+        rejected_short=int((~long_enough).sum()),
+        rejected_not_better=int((long_enough & ~better).sum()),
+        stopped_by_gate=int((~ended & ~full).sum()),
+        reached_end=int(ended.sum()),
+        imagined_steps=int(kept.length.sum()),
+        threshold=float(threshold) if threshold < torch.inf else None,
+        mean_length=float(kept.length.float().mean()) if len(kept) else 0.0,
+        mean_gain=float(kept.gain.mean()) if len(kept) else 0.0,
+    )
+    return kept, book
+
+
+def splice(dataset: OfflineDataset, kept: Continuations, prefix: int) -> OfflineDataset:
+    """Episodes of up to `prefix` real steps followed by the imagined ones, flagged as such.
+
+    The prefix gives the transformer the context in which the continuation would begin. It never
+    reaches back beyond the real episode's first step.
+    """
+    before = torch.minimum(dataset.step[kept.start], torch.tensor(prefix, device=dataset.device))
+    lengths = before + kept.length
+    number = torch.repeat_interleave(torch.arange(len(kept), device=dataset.device), lengths)
+    first = torch.cumsum(lengths, 0) - lengths
+    position = torch.arange(len(number), device=dataset.device) - first[number]
+    real = position < before[number]
+    row = (kept.start[number] - before[number] + position).clamp_max(len(dataset) - 1)
+    step = (position - before[number]).clamp_min(0)
+
+    def pick(recorded: Tensor, imagined: Tensor) -> Tensor:
+        mask = real.reshape(-1, *([1] * (recorded.dim() - 1)))
+        return torch.where(mask, recorded[row], imagined[number, step])
+
+    return OfflineDataset(
+        observations=pick(dataset.observations, kept.observations[:, :-1]),
+        actions=pick(dataset.actions, kept.actions),
+        rewards=pick(dataset.rewards, kept.rewards),
+        next_observations=pick(dataset.next_observations, kept.observations[:, 1:]),
+        terminated=pick(dataset.terminated, kept.terminated),
+        imagined=~real,
+        starts=first,
+        lengths=lengths,
+        name=f"{dataset.name}+imagined",
+    )
+
+
+def augment(dataset: OfflineDataset, spliced: OfflineDataset) -> OfflineDataset:
+    """D_aug: the real episodes first, then the spliced ones."""
+    return concatenate([dataset, spliced], f"{dataset.name}+imagined")
+
+
+@torch.no_grad()
+def plan_with_paths(
+    states: Tensor,
+    values: Values,
+    world_model: WorldModel,
+    config: PlannerConfig,
+    discount: float,
+    seed: int,
+) -> Plan:
+    """One plan per state with every candidate's imagined path (for figures and widgets)."""
+    generator = torch.Generator(states.device).manual_seed(seed)
+    model = planning_model(values, world_model, config, discount, generator)
+    return plan(states, model, config, generator, keep_paths=True)

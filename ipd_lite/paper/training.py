@@ -1,0 +1,294 @@
+"""What every training loop shares: seeds, a checkpointed loop, schedules, speed."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ipd_lite.files import load_tensors, save_tensors
+
+
+def require(condition: bool, field_name: str, value: object, expected: str) -> None:
+    """A rule of a configuration: raise a ValueError that names field, value and expectation."""
+    if not condition:
+        raise ValueError(f"{field_name} = {value!r}: expected {expected}")
+
+
+@dataclass(frozen=True)
+class ComputeConfig:
+    """How training steps are computed: the same algorithm, other roundings, another speed."""
+
+    compile: bool = False
+    """torch.compile the losses. Pays after some 10,000 updates of IQL; the rest gains little."""
+    autocast: bool = False
+    """bfloat16 in the matrix products of losses and planning (values end in float32); pays only
+    where the hardware multiplies it."""
+
+
+AS_WRITTEN = ComputeConfig()
+"""Every operation by itself, in float32."""
+
+
+P = ParamSpec("P")
+
+
+R = TypeVar("R")
+
+
+def packed_parameters(module: nn.Module) -> nn.Parameter:
+    """All trainable parameters of `module` as one flat parameter (P,), its gradient likewise.
+
+    The module's own parameters become views of it and work as before. The optimizer, clipping and
+    clearing of gradients are then one operation each instead of one per layer. Call it after the
+    module is on its device, and clear gradients with `zero_grad(set_to_none=False)`: they must stay
+    views.
+    """
+    trained = [p for p in module.parameters() if p.requires_grad]
+    packed = nn.Parameter(torch.cat([p.detach().flatten() for p in trained]))
+    packed.grad = torch.zeros_like(packed)
+    sizes = [p.numel() for p in trained]
+    pieces = packed.detach().split(sizes), packed.grad.split(sizes)
+    for parameter, weights, gradient in zip(trained, *pieces, strict=True):
+        parameter.data = weights.view_as(parameter)
+        parameter.grad = gradient.view_as(parameter)
+    return packed
+
+
+def accelerated(
+    loss: Callable[P, R], device: torch.device, *, compile: bool, autocast: bool
+) -> Callable[P, R]:
+    """`loss` compiled, and under bfloat16 autocast, where asked for.
+
+    Parameters, gradients and the optimizer stay float32.
+
+    Raises:
+        RuntimeError: compilation for the CPU was asked for and there is no C++ compiler.
+    """
+    if compile and device.type == "cpu" and not _has_compiler():
+        raise RuntimeError(
+            "compute.compile on the CPU needs a C++ compiler (g++ or clang++) on the PATH; "
+            "install one, or set --compute.no-compile"
+        )
+    if autocast:
+
+        def chosen(*args: P.args, **kwargs: P.kwargs) -> R:
+            with torch.autocast(device.type, dtype=torch.bfloat16):
+                return loss(*args, **kwargs)
+    else:
+        chosen = loss
+    return torch.compile(chosen) if compile else chosen
+
+
+def _has_compiler() -> bool:
+    names = [os.environ.get("CXX", ""), "g++", "clang++"]
+    return any(shutil.which(name) for name in names if name)
+
+
+@torch.no_grad()
+def average_into(target: nn.Module, source: nn.Module, rate: float) -> None:
+    """target <- (1 - rate) * target + rate * source, parameter by parameter, in place."""
+    torch._foreach_lerp_(list(target.parameters()), list(source.parameters()), rate)
+
+
+def cosine_rate(step: int, updates: int, peak: float, final_fraction: float) -> float:
+    """Learning rate at `step`: from `peak` down to `peak * final_fraction` along half a cosine."""
+    fraction = 0.5 * (1 + math.cos(math.pi * min(step / updates, 1.0)))
+    return peak * (final_fraction + (1 - final_fraction) * fraction)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the rate of every parameter group."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+class Snapshots(nn.Module):
+    """Copies of a policy along its training, (snapshots, ...) per parameter."""
+
+    def __init__(self, policy: nn.Module, count: int, updates: int) -> None:
+        super().__init__()
+        # Never more copies than updates: one that is not taken would stay zero.
+        self.count = count = min(count, updates)
+        self.updates = updates
+        for name, parameter in policy.named_parameters():
+            stack = parameter.detach().new_zeros(count, *parameter.shape)
+            self.register_buffer(name.replace(".", "/"), stack)
+
+    def due(self, step: int) -> int | None:
+        """Index of the snapshot to take after update `step` (counted from 0), if any."""
+        for index in range(self.count):
+            if step + 1 == self.updates * (index + 1) // self.count:
+                return index
+        return None
+
+    @torch.no_grad()
+    def take(self, index: int, policy: nn.Module) -> None:
+        """Copy the parameters into row `index`."""
+        for name, parameter in policy.named_parameters():
+            getattr(self, name.replace(".", "/"))[index] = parameter
+
+    @torch.no_grad()
+    def restore(self, index: int, policy: nn.Module) -> None:
+        """Copy row `index` back into `policy`."""
+        for name, parameter in policy.named_parameters():
+            parameter.copy_(getattr(self, name.replace(".", "/"))[index])
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Seed torch's default generators (initial weights, dropout) and restore them afterwards."""
+    device = torch.device(device)
+    cuda = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.manual_seed(seed)
+        yield
+
+
+def _device_of(generators: Mapping[str, torch.Generator]) -> torch.device:
+    """Where a stage is computed: its random numbers are drawn there."""
+    return next((generator.device for generator in generators.values()), torch.device("cpu"))
+
+
+class Checkpoint:
+    """Progress, log and resumption of one training stage.
+
+    Args:
+        path: file of the unfinished stage (None = keep nothing on disk).
+        every: updates between two checkpoints.
+        log_every: updates between two rows of the log.
+        progress: show a progress bar.
+    """
+
+    def __init__(
+        self, path: Path | None, every: int = 2_000, log_every: int = 100, progress: bool = False
+    ) -> None:
+        self.path, self.every, self.log_every, self.progress = path, every, log_every, progress
+        self.rows: list[dict[str, float]] = []
+        self.stage, self.total = "", 0
+        self.seconds_before = 0.0
+
+    @classmethod
+    def none(cls) -> Checkpoint:
+        """No files and no progress bar."""
+        return cls(None)
+
+    def steps(
+        self,
+        stage: str,
+        total: int,
+        *,
+        modules: Mapping[str, nn.Module],
+        optimizers: Mapping[str, torch.optim.Optimizer],
+        generators: Mapping[str, torch.Generator],
+    ) -> Iterator[int]:
+        """Yield the updates that are still to be made, saving all state every `every` updates.
+
+        Saved: weights and buffers, optimizer moments, the given generators and torch's default
+        ones, the log. The caller must derive everything else from the step number.
+        """
+        self.stage, self.total = stage, total
+        first = self._restore(modules, optimizers, generators)
+        self._started = time.perf_counter()
+        bar = tqdm(total=total, initial=first, desc=stage, unit="update", disable=not self.progress)
+        with bar:
+            for step in range(first, total):
+                yield step
+                bar.update()
+                if self.path and (step + 1) % self.every == 0 and step + 1 < total:
+                    self._save(step + 1, modules, optimizers, generators)
+
+    def log(self, step: int, values: Mapping[str, Tensor]) -> None:
+        """Keep the scalars of every `log_every`-th step and of the last; one host copy per row.
+
+        Raises:
+            FloatingPointError: one of them is NaN or infinite.
+        """
+        if step % self.log_every and step + 1 != self.total:
+            return
+        numbers = torch.stack([v.detach().float() for v in values.values()]).tolist()
+        row = dict(zip(values, numbers, strict=True))
+        bad = [
+            name for name, number in row.items() if number != number or abs(number) == float("inf")
+        ]
+        if bad:
+            raise FloatingPointError(
+                f"stage {self.stage}, update {step}: {', '.join(bad)} is not finite; "
+                "lower the learning rate or look for extreme rewards in the data"
+            )
+        self.rows.append({"step": step, **row})
+
+    def finish(self) -> None:
+        """Forget the unfinished state: the result is stored elsewhere now."""
+        if self.path:
+            self.path.unlink(missing_ok=True)
+
+    def _save(
+        self,
+        step: int,
+        modules: Mapping[str, nn.Module],
+        optimizers: Mapping[str, torch.optim.Optimizer],
+        generators: Mapping[str, torch.Generator],
+    ) -> None:
+        assert self.path
+        tensors = {"random/cpu": torch.get_rng_state()}
+        device = _device_of(generators)
+        if device.type == "cuda":
+            tensors["random/cuda"] = torch.cuda.get_rng_state(device)
+        for name, module in modules.items():
+            tensors |= {f"module/{name}/{k}": v for k, v in module.state_dict().items()}
+        for name, optimizer in optimizers.items():
+            for index, state in optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer/{name}/{index}/{k}": v for k, v in state.items()}
+        for name, generator in generators.items():
+            tensors[f"generator/{name}"] = generator.get_state()
+        seconds = self.seconds_before + time.perf_counter() - self._started
+        meta = {"step": step, "rows": self.rows, "seconds": seconds, "device": device.type}
+        save_tensors(self.path, tensors, meta)
+
+    def _restore(
+        self,
+        modules: Mapping[str, nn.Module],
+        optimizers: Mapping[str, torch.optim.Optimizer],
+        generators: Mapping[str, torch.Generator],
+    ) -> int:
+        if self.path is None or not self.path.exists():
+            return 0
+        tensors, meta = load_tensors(self.path)
+        device = _device_of(generators)
+        if meta["device"] != device.type:  # random states of one kind mean nothing to the other
+            raise ValueError(
+                f"{self.path} was begun on {meta['device']} and cannot go on on {device.type}; use "
+                f"--device {meta['device']}, or delete it to begin again"
+            )
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+
+        for name, module in modules.items():
+            module.load_state_dict(part(f"module/{name}/"))
+        for name, optimizer in optimizers.items():
+            state: dict[int, dict[str, Tensor]] = {}
+            for key, value in part(f"optimizer/{name}/").items():
+                index, field = key.split("/")
+                state.setdefault(int(index), {})[field] = value
+            groups = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({"state": state, "param_groups": groups})
+        for name, generator in generators.items():
+            generator.set_state(tensors[f"generator/{name}"])
+        torch.set_rng_state(tensors["random/cpu"])
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(tensors["random/cuda"], device)
+        self.rows = list(meta["rows"])
+        self.seconds_before = float(meta["seconds"])
+        return int(meta["step"])

@@ -1,0 +1,1 @@
+"""Statistics, tables, figures and diagnostics of what a study stored."""

@@ -1,0 +1,1 @@
+"""Baselines: behaviour cloning, TD3+BC, CQL, each with its configuration."""

@@ -1,0 +1,1 @@
+"""Runs: the paper and its rivals trained, stored, evaluated and swept over seeds."""

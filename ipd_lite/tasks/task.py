@@ -1,0 +1,128 @@
+"""What a task is: dataset, environment, scores, and how its data is made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec
+
+from ipd_lite.paper.world_model import RewardFunction, TerminationFunction
+from ipd_lite.settings import Config, override, preset
+
+
+@dataclass(frozen=True)
+class MazeRecipe:
+    """How a maze dataset is collected (D4RL's maze2d recipe, see `collect.py`)."""
+
+    maze: str
+    decisions: int = 40_000
+    episode_length: int = 20
+    """The undirected stream is cut (truncated) into episodes of this many decisions."""
+    speed: float = 1.0
+    """Scale of the controller's action; below 1 the ball hesitates."""
+    noise: float = 0.5
+    """Standard deviation of the Gaussian noise on every action."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class SnapshotRecipe:
+    """How a locomotion dataset is logged by the packaged SAC snapshots (see `collect.py`)."""
+
+    robot: Literal["hopper", "halfcheetah", "walker2d"]
+    mixture: Literal["medium", "medium-replay", "medium-expert"]
+    steps: int = 10_000
+    """Steps of each environment copy; `medium-expert` logs this many twice."""
+    copies: int = 10
+    """Environments side by side under one batched actor."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Task:
+    """One offline-RL problem.
+
+    Args:
+        environment: id of the evaluation environment; "" = none, and `no_environment` says why.
+        dataset: Minari id of the data on this machine, or the path of a folder.
+        source: who recorded the data, named beside every score.
+        reference_min, reference_max: undiscounted returns that score 0 and 100.
+        horizon: time limit of an evaluation episode, in decisions.
+        termination: the rule in words; `terminated` is the same as a function, where one is known.
+        recipe: how the data is made here. remote_dataset: id at Minari's server. file: address of
+            the HDF5 file that `ipd-lite import-d4rl` turns into the dataset.
+        steps, megabytes: size of data that is not made here, about; megabytes count what we read.
+        alternative: a task of the same kind whose data is made without a download.
+        warning: printed whenever the data is fetched or loaded.
+        position_dimensions: observation entries that Fourier features may encode.
+        reward, terminated: known functions for the planner, None where they must be learned.
+        reward_shift: added to every reward before learning (AntMaze: -1); scores stay as recorded.
+        spec: the environment as its dataset describes it (own data).
+        opened: arguments of `own_data.open_task` that made this task, {} for a registered one.
+    """
+
+    name: str
+    description: str
+    environment: str
+    dataset: str
+    reference_min: float
+    reference_max: float
+    score_definition: str
+    horizon: int = 1_000
+    termination: str = "learned from the data"
+    source: str = "ipd-lite"
+    recipe: MazeRecipe | SnapshotRecipe | None = None
+    remote_dataset: str | None = None
+    file: str | None = None
+    steps: int = 0
+    megabytes: float = 0.0
+    alternative: str = "pointmaze-medium"
+    warning: str = ""
+    position_dimensions: tuple[int, ...] = ()
+    reward: RewardFunction | None = None
+    terminated: TerminationFunction | None = None
+    spec: EnvSpec | None = None
+    no_environment: str = ""
+    reward_shift: float = 0.0
+    opened: Mapping[str, Any] = field(default_factory=dict)
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    """What the task itself asks for, in every preset."""
+    lesson: Mapping[str, Any] = field(default_factory=dict)
+    """Sizes of the `lesson` preset alone."""
+
+    def config(self, preset_name: str) -> Config:
+        """The preset with this task's overrides."""
+        config = override(preset(preset_name), dict(self.overrides))
+        return override(config, dict(self.lesson)) if preset_name == "lesson" else config
+
+    @property
+    def discount(self) -> float:
+        """Gamma per decision, in every preset."""
+        return self.config("lesson").values.discount
+
+    @property
+    def command(self) -> str:
+        """The shell command that brings the data to this machine; "" where none can."""
+        if self.recipe:
+            return f"ipd-lite collect {self.name}"
+        if self.file:
+            return f"ipd-lite import-d4rl {self.file} --task {self.name}"
+        return f"ipd-lite download {self.name}" if self.remote_dataset else ""
+
+    def make(self, **kwargs: Any) -> gym.Env[Any, Any]:
+        """A new evaluation environment (keyword arguments go to `gymnasium.make`).
+
+        Raises:
+            ValueError: the task has none; the message says why.
+        """
+        if not self.environment:
+            raise ValueError(f"{self.name} cannot be evaluated: {self.no_environment}")
+        spec = self.spec or self.environment
+        return gym.make(spec, max_episode_steps=self.horizon, **kwargs)
+
+    def normalized_score(self, returns: Any) -> Any:
+        """100 * (return - reference_min) / (reference_max - reference_min)."""
+        return 100.0 * (returns - self.reference_min) / (self.reference_max - self.reference_min)
