@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ipd_lite.paper.dataset import OfflineDataset
 from ipd_lite.paper.imagination import Assessment
@@ -22,14 +22,12 @@ from ipd_lite.paper.training import (
     AS_WRITTEN,
     Checkpoint,
     ComputeConfig,
+    Descent,
     Snapshots,
     accelerated,
     average_into,
-    cosine_rate,
-    packed_parameters,
     require,
     seeded,
-    set_learning_rate,
 )
 from ipd_lite.paper.transformer import TransformerPolicy
 from ipd_lite.paper.values import Values
@@ -243,9 +241,8 @@ def train_policy(
         policy.fit(dataset.observations, lessons.conditions)
         averaged = copy.deepcopy(policy).requires_grad_(False).eval()
         snapshots = Snapshots(policy, config.evaluations, config.updates).to(device)
-        packed = packed_parameters(policy)
-        optimizer = torch.optim.AdamW(
-            [packed], lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        descent = Descent(
+            policy, config, weight_decay=config.weight_decay, clip=config.gradient_clip
         )
         generator = torch.Generator(device).manual_seed(seed)
         pools = window_pools(lessons, config)
@@ -253,24 +250,16 @@ def train_policy(
         for step in checkpoint.steps(
             "policy", config.updates,
             modules={"policy": policy, "averaged": averaged, "snapshots": snapshots},
-            optimizers={"adam": optimizer}, generators={"batches": generator},
+            optimizers={"adam": descent.optimizer}, generators={"batches": generator},
         ):  # fmt: skip
-            rate = cosine_rate(
-                step, config.updates, config.learning_rate, config.final_learning_rate
-            )
-            set_learning_rate(optimizer, rate)
             rows, valid = sample_windows(dataset, pools, config, generator)
             steps = timesteps(dataset, rows, config, episode_steps)
             loss, logs = loss_of(policy, values, lessons, rows, valid, steps, config)
-            optimizer.zero_grad(set_to_none=False)
-            loss.backward()
-            norm = nn.utils.clip_grad_norm_([packed], config.gradient_clip)
-            optimizer.step()
+            descent.step(step, loss)
             # Early on the average follows closely, so that a short training is not all warm-up.
             average_into(averaged, policy, max(1 - config.ema, 1 / (step + 1)))
-            if (index := snapshots.due(step)) is not None:
-                snapshots.take(index, averaged)
-            checkpoint.log(step, {"loss": loss, "gradient_norm": norm, **logs})
+            snapshots.keep(step, averaged)
+            checkpoint.log(step, {"loss": loss, "gradient_norm": descent.norm, **logs})
     return averaged, snapshots.requires_grad_(False)
 
 

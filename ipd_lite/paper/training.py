@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -51,8 +51,7 @@ def packed_parameters(module: nn.Module) -> nn.Parameter:
 
     The module's own parameters become views of it and work as before. The optimizer, clipping and
     clearing of gradients are then one operation each instead of one per layer. Call it after the
-    module is on its device, and clear gradients with `zero_grad(set_to_none=False)`: they must stay
-    views.
+    module is on its device; gradients must stay views, so never set them to None.
     """
     trained = [p for p in module.parameters() if p.requires_grad]
     packed = nn.Parameter(torch.cat([p.detach().flatten() for p in trained]))
@@ -101,16 +100,67 @@ def average_into(target: nn.Module, source: nn.Module, rate: float) -> None:
     torch._foreach_lerp_(list(target.parameters()), list(source.parameters()), rate)
 
 
-def cosine_rate(step: int, updates: int, peak: float, final_fraction: float) -> float:
-    """Learning rate at `step`: from `peak` down to `peak * final_fraction` along half a cosine."""
-    fraction = 0.5 * (1 + math.cos(math.pi * min(step / updates, 1.0)))
-    return peak * (final_fraction + (1 - final_fraction) * fraction)
+class Schedule(Protocol):
+    """The fields of a stage's configuration that set its learning rate."""
+
+    @property
+    def updates(self) -> int:
+        """Updates in all."""
+
+    @property
+    def learning_rate(self) -> float:
+        """Rate of the first update."""
+
+    @property
+    def final_learning_rate(self) -> float:
+        """Rate of the last update, as a fraction of the first."""
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the rate of every parameter group."""
+def cosine_rate(step: int, schedule: Schedule) -> float:
+    """Learning rate at `step`: from the first down to the last along half a cosine."""
+    fraction = 0.5 * (1 + math.cos(math.pi * min(step / schedule.updates, 1.0)))
+    final = schedule.final_learning_rate
+    return schedule.learning_rate * (final + (1 - final) * fraction)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, schedule: Schedule) -> None:
+    """Set the rate of every parameter group for update `step`."""
+    rate = cosine_rate(step, schedule)
     for group in optimizer.param_groups:
         group["lr"] = rate
+
+
+class Descent:
+    """AdamW on all trainable parameters of a module as one tensor, its rate falling as scheduled.
+
+    Args:
+        weight_decay: decoupled; 0 makes it Adam.
+        clip: largest norm of the gradient, None = any.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        schedule: Schedule,
+        *,
+        weight_decay: float = 0.0,
+        clip: float | None = None,
+    ) -> None:
+        self.schedule, self.clip = schedule, clip
+        self.norm = torch.zeros(())
+        self.packed = packed_parameters(module)
+        self.optimizer = torch.optim.AdamW(
+            [self.packed], lr=schedule.learning_rate, weight_decay=weight_decay, fused=True
+        )
+
+    def step(self, step: int, loss: Tensor) -> None:
+        """One update down the gradient of `loss`; where it clips, `norm` is the gradient's."""
+        set_learning_rate(self.optimizer, step, self.schedule)
+        self.optimizer.zero_grad(set_to_none=False)  # gradients are views and must stay so
+        loss.backward()
+        if self.clip is not None:
+            self.norm = nn.utils.clip_grad_norm_([self.packed], self.clip)
+        self.optimizer.step()
 
 
 class Snapshots(nn.Module):
@@ -125,18 +175,13 @@ class Snapshots(nn.Module):
             stack = parameter.detach().new_zeros(count, *parameter.shape)
             self.register_buffer(name.replace(".", "/"), stack)
 
-    def due(self, step: int) -> int | None:
-        """Index of the snapshot to take after update `step` (counted from 0), if any."""
+    @torch.no_grad()
+    def keep(self, step: int, policy: nn.Module) -> None:
+        """Copy the policy's parameters if a snapshot is due after update `step` (from 0)."""
         for index in range(self.count):
             if step + 1 == self.updates * (index + 1) // self.count:
-                return index
-        return None
-
-    @torch.no_grad()
-    def take(self, index: int, policy: nn.Module) -> None:
-        """Copy the parameters into row `index`."""
-        for name, parameter in policy.named_parameters():
-            getattr(self, name.replace(".", "/"))[index] = parameter
+                for name, parameter in policy.named_parameters():
+                    getattr(self, name.replace(".", "/"))[index] = parameter
 
     @torch.no_grad()
     def restore(self, index: int, policy: nn.Module) -> None:

@@ -25,14 +25,12 @@ from ipd_lite.paper.training import (
     AS_WRITTEN,
     Checkpoint,
     ComputeConfig,
+    Descent,
     Snapshots,
     accelerated,
     average_into,
-    cosine_rate,
-    packed_parameters,
     require,
     seeded,
-    set_learning_rate,
 )
 
 
@@ -233,9 +231,7 @@ def train_values(
         if normalize_observations:
             values.features.fit(dataset.observations)
             values.plain_features.fit(dataset.observations)
-        optimizer = torch.optim.Adam(
-            [packed_parameters(values)], lr=config.learning_rate, fused=True
-        )
+        descent = Descent(values, config)
         generator = torch.Generator(dataset.device).manual_seed(seed)
         bounds = value_bounds(dataset.rewards, config.discount)
         loss_of = accelerated(iql_loss, dataset.device, **vars(compute))
@@ -243,21 +239,14 @@ def train_values(
             "values",
             config.updates,
             modules={"values": values},
-            optimizers={"adam": optimizer},
+            optimizers={"adam": descent.optimizer},
             generators={"batches": generator},
         ):
-            rate = cosine_rate(
-                step, config.updates, config.learning_rate, config.final_learning_rate
-            )
-            set_learning_rate(optimizer, rate)
             batch = dataset.sample(config.batch_size, generator)
             loss, logs = loss_of(values, batch, config, bounds)
-            optimizer.zero_grad(set_to_none=False)
-            loss.backward()
-            optimizer.step()
+            descent.step(step, loss)
             average_into(values.q_target, values.q_net, config.target_rate)
-            if (index := values.snapshots.due(step)) is not None:
-                values.snapshots.take(index, values.actor)
+            values.snapshots.keep(step, values.actor)
             checkpoint.log(step, logs)
     return values.eval().requires_grad_(False)
 

@@ -23,12 +23,10 @@ from ipd_lite.paper.training import (
     AS_WRITTEN,
     Checkpoint,
     ComputeConfig,
+    Descent,
     accelerated,
-    cosine_rate,
-    packed_parameters,
     require,
     seeded,
-    set_learning_rate,
 )
 from ipd_lite.paper.uncertainty import ensemble_divergence
 
@@ -358,20 +356,13 @@ def train_world_model(
         inputs = model.inputs(training.observations, training.actions)
         targets = (targets - model.target_mean) / model.target_deviation
         rows = torch.cat([inputs, targets, training.terminated.float()[:, None]], dim=1)
-        optimizer = torch.optim.AdamW(
-            [packed_parameters(model)],
-            lr=config.learning_rate, weight_decay=config.weight_decay, fused=True,
-        )  # fmt: skip
+        descent = Descent(model, config, weight_decay=config.weight_decay)
         best = _Best(model.net, config.members).to(device)
         loss_of = accelerated(model_loss, device, **vars(compute))
         for step in checkpoint.steps(
             "world model", config.updates, modules={"model": model, "best": best},
-            optimizers={"adam": optimizer}, generators={"batches": generator},
+            optimizers={"adam": descent.optimizer}, generators={"batches": generator},
         ):  # fmt: skip
-            rate = cosine_rate(
-                step, config.updates, config.learning_rate, config.final_learning_rate
-            )
-            set_learning_rate(optimizer, rate)
             column = torch.randint(
                 len(training),
                 (config.members, config.batch_size),
@@ -379,9 +370,7 @@ def train_world_model(
                 device=device,
             )
             loss = loss_of(model, rows[bootstrap.gather(1, column)], config)
-            optimizer.zero_grad(set_to_none=False)
-            loss.backward()
-            optimizer.step()
+            descent.step(step, loss)
             checkpoint.log(step, {"loss": loss})
             if (step + 1) % config.evaluate_every == 0 or step + 1 == config.updates:
                 best.update(model.net, holdout_error(model, holdout), config.patience)

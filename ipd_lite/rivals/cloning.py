@@ -16,12 +16,10 @@ from ipd_lite.paper.dataset import OfflineDataset
 from ipd_lite.paper.nets import EnsembleMLP, Features
 from ipd_lite.paper.training import (
     Checkpoint,
+    Descent,
     Snapshots,
-    cosine_rate,
-    packed_parameters,
     require,
     seeded,
-    set_learning_rate,
 )
 from ipd_lite.paper.values import ValueConfig
 
@@ -54,25 +52,16 @@ def train_cloning(
         policy = policy.to(dataset.device)
         policy.features.fit(dataset.observations)
         snapshots = Snapshots(policy, evaluations, config.updates).to(dataset.device)
-        optimizer = torch.optim.Adam(
-            [packed_parameters(policy)], lr=config.learning_rate, fused=True
-        )
+        descent = Descent(policy, config)
         generator = torch.Generator(dataset.device).manual_seed(seed)
         for step in checkpoint.steps(
             "cloning", config.updates, modules={"policy": policy, "snapshots": snapshots},
-            optimizers={"adam": optimizer}, generators={"batches": generator},
+            optimizers={"adam": descent.optimizer}, generators={"batches": generator},
         ):  # fmt: skip
-            rate = cosine_rate(
-                step, config.updates, config.learning_rate, config.final_learning_rate
-            )
-            set_learning_rate(optimizer, rate)
             batch = dataset.sample(config.batch_size, generator)
             loss = (policy(batch.observations) - batch.actions).square().mean()
-            optimizer.zero_grad(set_to_none=False)
-            loss.backward()
-            optimizer.step()
-            if (index := snapshots.due(step)) is not None:
-                snapshots.take(index, policy)
+            descent.step(step, loss)
+            snapshots.keep(step, policy)
             checkpoint.log(step, {"loss": loss})
     return policy.eval().requires_grad_(False), snapshots
 

@@ -16,7 +16,6 @@ from ipd_lite.paper.training import (
     Checkpoint,
     Snapshots,
     average_into,
-    cosine_rate,
     require,
     seeded,
     set_learning_rate,
@@ -132,10 +131,7 @@ def train_cql(
             modules={"q": q, "policy": policy, "entropy": entropy, "snapshots": snapshots},
             optimizers={"adam": optimizer}, generators={"batches": generator},
         ):  # fmt: skip
-            rate = cosine_rate(
-                step, config.updates, config.learning_rate, config.final_learning_rate
-            )
-            set_learning_rate(optimizer, rate)
+            set_learning_rate(optimizer, step, config)
             batch = dataset.sample(config.batch_size, generator)
             critic_loss, critic_logs = cql_critic_loss(
                 q, policy, batch, config, cql, bounds, generator
@@ -146,8 +142,7 @@ def train_cql(
             policy_loss.backward(inputs=groups[1])
             optimizer.step()
             average_into(q.target, q.online, config.target_rate)
-            if (index := snapshots.due(step)) is not None:
-                snapshots.take(index, policy)
+            snapshots.keep(step, policy)
             checkpoint.log(step, critic_logs | policy_logs)
     return policy.eval().requires_grad_(False), snapshots, q.eval().requires_grad_(False)
 

@@ -13,7 +13,6 @@ from ipd_lite.paper.training import (
     Checkpoint,
     Snapshots,
     average_into,
-    cosine_rate,
     require,
     seeded,
     set_learning_rate,
@@ -88,28 +87,24 @@ def train_td3bc(
             },
             optimizers={"critic": critic, "actor": actor}, generators={"batches": generator},
         ):  # fmt: skip
-            rate = cosine_rate(
-                step, config.updates, config.learning_rate, config.final_learning_rate
-            )
             batch = dataset.sample(config.batch_size, generator)
             loss, logs = td3bc_critic_loss(
                 q, target_policy, batch, config, td3bc, bounds, generator
             )
-            set_learning_rate(critic, rate)
+            set_learning_rate(critic, step, config)
             critic.zero_grad(set_to_none=True)
             loss.backward()
             critic.step()
             if step % td3bc.policy_delay == 0:
                 policy_loss = td3bc_policy_loss(q, policy, batch, td3bc.alpha)
-                set_learning_rate(actor, rate)
+                set_learning_rate(actor, step, config)
                 actor.zero_grad(set_to_none=True)
                 policy_loss.backward(inputs=list(policy.parameters()))
                 actor.step()
                 average_into(q.target, q.online, config.target_rate)
                 average_into(target_policy, policy, config.target_rate)
                 logs["policy_loss"] = policy_loss.detach()
-            if (index := snapshots.due(step)) is not None:
-                snapshots.take(index, policy)
+            snapshots.keep(step, policy)
             checkpoint.log(step, logs)
     return policy.eval().requires_grad_(False), snapshots, q.eval().requires_grad_(False)
 
