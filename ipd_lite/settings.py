@@ -10,13 +10,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, TypeVar
 
-from ipd_lite.paper.dataset import DataConfig
-from ipd_lite.paper.distillation import DistillationConfig
-from ipd_lite.paper.imagination import ImaginationConfig
-from ipd_lite.paper.planning import PlannerConfig
-from ipd_lite.paper.training import ComputeConfig
-from ipd_lite.paper.values import ValueConfig
-from ipd_lite.paper.world_model import WorldModelConfig
+from ipd_lite.paper.algorithm import IPDConfig
 from ipd_lite.rivals.cloning import CloningConfig
 from ipd_lite.rivals.cql import CQLConfig
 from ipd_lite.rivals.td3bc import TD3BCConfig
@@ -43,18 +37,11 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(IPDConfig):
     """All stages together; one run = one task + one method + one seed + this."""
 
     preset: Preset = "lesson"
-    data: DataConfig = field(default_factory=DataConfig)
-    values: ValueConfig = field(default_factory=ValueConfig)
-    world_model: WorldModelConfig = field(default_factory=WorldModelConfig)
-    planner: PlannerConfig = field(default_factory=PlannerConfig)
-    imagination: ImaginationConfig = field(default_factory=ImaginationConfig)
-    distillation: DistillationConfig = field(default_factory=DistillationConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    compute: ComputeConfig = field(default_factory=ComputeConfig)
     cloning: CloningConfig = field(default_factory=CloningConfig)
     td3bc: TD3BCConfig = field(default_factory=TD3BCConfig)
     cql: CQLConfig = field(default_factory=CQLConfig)
@@ -103,7 +90,6 @@ def preset(name: str) -> Config:
         return override(
             replace(lesson, preset="paper"),
             {
-                "compute.compile": True,
                 "values.updates": 1_000_000,
                 "values.width": 256,
                 "values.q_networks": 2,

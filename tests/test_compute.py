@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ipd_lite.paper import nets
-from ipd_lite.paper.distillation import prepare_lessons, train_policy
+from ipd_lite.paper.distillation import prepare_examples, train_policy
 from ipd_lite.paper.imagination import planning_model
 from ipd_lite.paper.planning import Plan, plan
 from ipd_lite.paper.training import AS_WRITTEN, Checkpoint, ComputeConfig, accelerated
@@ -42,9 +42,9 @@ def train(
         return train_values(data, config, seed=0, compute=compute, checkpoint=checkpoint)
     values = train_values(data, override(SMOKE.values, {"updates": 8}), seed=0)
     config = override(SMOKE.distillation, few | {"imagined_share": 0.0, "dropout": 0.1})
-    lessons = prepare_lessons(data, values, config, 0.99, bootstrap_steps=3)
+    examples = prepare_examples(data, values, config, 0.99, bootstrap_steps=3)
     return train_policy(
-        lessons, values, config, seed=0, episode_steps=50, compute=compute, checkpoint=checkpoint
+        examples, values, config, seed=0, episode_steps=50, compute=compute, checkpoint=checkpoint
     )[0]
 
 

@@ -19,10 +19,10 @@ from ipd_lite.paper.acting import TransformerActor
 from ipd_lite.paper.dataset import OfflineDataset
 from ipd_lite.paper.distillation import (
     DistillationConfig,
-    Lessons,
+    Examples,
     distillation_loss,
     make_policy,
-    prepare_lessons,
+    prepare_examples,
     sample_windows,
     timesteps,
     train_policy,
@@ -71,8 +71,8 @@ def assessment_of(suboptimal: list[bool]) -> Assessment:
 
 def lessons_for(
     config: DistillationConfig, values: Any, suboptimal: list[bool] | None = None
-) -> Lessons:
-    return prepare_lessons(
+) -> Examples:
+    return prepare_examples(
         mixed_dataset(),
         values,
         config,
@@ -224,20 +224,20 @@ def test_gradient_of_the_value_term_against_finite_differences(q_scale: str) -> 
 @pytest.mark.parametrize(("share", "imagined"), [(0.0, 0), (0.5, 8), (0.9, 14), (1.0, 16)])
 def test_batches_hold_the_configured_share_of_imagined_windows(share: float, imagined: int) -> None:
     config = replace(SMALL, imagined_share=share)
-    lessons = lessons_for(config, StepValues())
+    examples = lessons_for(config, StepValues())
     generator = torch.Generator().manual_seed(0)
-    rows, valid = sample_windows(lessons.dataset, window_pools(lessons, config), config, generator)
+    rows, valid = sample_windows(examples.dataset, window_pools(examples, config), config, generator)
     assert rows.shape == valid.shape == (16, 3)
-    assert int(lessons.spliced[rows[:, 0]].sum()) == imagined
+    assert int(examples.spliced[rows[:, 0]].sum()) == imagined
     # Windows never leave their episode.
-    episode = lessons.dataset.episode[rows]
+    episode = examples.dataset.episode[rows]
     assert (episode == episode[:, :1]).all()
 
 
 def test_real_data_alone_fills_the_batch() -> None:
     dataset = small_dataset()
-    lessons = prepare_lessons(dataset, None, SMALL, GAMMA, bootstrap_steps=1)
-    pools = window_pools(lessons, SMALL)
+    examples = prepare_examples(dataset, None, SMALL, GAMMA, bootstrap_steps=1)
+    pools = window_pools(examples, SMALL)
     rows, _ = sample_windows(dataset, pools, SMALL, torch.Generator().manual_seed(0))
     assert len(rows) == SMALL.batch_size
 
@@ -254,18 +254,18 @@ def test_timesteps_count_in_the_window_or_in_the_episode() -> None:
 def test_spliced_episodes_may_be_longer_than_any_real_one() -> None:
     """Real episodes have at most 3 steps here, a spliced one has 4."""
     config = replace(SMALL, timestep="episode", updates=3)
-    lessons = lessons_for(config, StepValues())
-    policy, _ = train_policy(lessons, None, config, seed=0, episode_steps=3)
+    examples = lessons_for(config, StepValues())
+    policy, _ = train_policy(examples, None, config, seed=0, episode_steps=3)
     assert policy.embed_timestep.num_embeddings == 3
 
 
-def regression_lessons() -> Lessons:
-    return prepare_lessons(small_dataset(), None, SMALL, GAMMA, bootstrap_steps=1)
+def regression_lessons() -> Examples:
+    return prepare_examples(small_dataset(), None, SMALL, GAMMA, bootstrap_steps=1)
 
 
 def test_value_term_pulls_actions_towards_higher_q() -> None:
     dataset = small_dataset()
-    lessons = Lessons(
+    examples = Examples(
         dataset,
         torch.zeros(len(dataset)),
         torch.ones(len(dataset)),
@@ -276,7 +276,7 @@ def test_value_term_pulls_actions_towards_higher_q() -> None:
     reached = []
     for alpha in (0.0, 3.0):
         policy, _ = train_policy(
-            lessons,
+            examples,
             StepValues(),
             replace(config, alpha=alpha),
             seed=0,
@@ -284,7 +284,7 @@ def test_value_term_pulls_actions_towards_higher_q() -> None:
         )
         rows, valid = dataset.windows(torch.arange(0, len(dataset), 10), 3)
         predicted = policy(
-            lessons.conditions[rows], dataset.observations[rows], dataset.actions[rows],
+            examples.conditions[rows], dataset.observations[rows], dataset.actions[rows],
             timesteps(dataset, rows, config, 10), valid,
         )  # fmt: skip
         reached.append(float((predicted - 0.5).abs().mean()))
@@ -293,12 +293,12 @@ def test_value_term_pulls_actions_towards_higher_q() -> None:
 
 
 def test_training_repeats_for_a_seed_and_averages_its_weights() -> None:
-    lessons = regression_lessons()
-    first, snapshots = train_policy(lessons, None, SMALL, seed=3, episode_steps=10)
-    again, _ = train_policy(lessons, None, SMALL, seed=3, episode_steps=10)
-    other, _ = train_policy(lessons, None, SMALL, seed=4, episode_steps=10)
+    examples = regression_lessons()
+    first, snapshots = train_policy(examples, None, SMALL, seed=3, episode_steps=10)
+    again, _ = train_policy(examples, None, SMALL, seed=3, episode_steps=10)
+    other, _ = train_policy(examples, None, SMALL, seed=4, episode_steps=10)
     assert same_bits(first, again) and not same_bits(first, other)
-    averaged, _ = train_policy(lessons, None, replace(SMALL, ema=0.9), seed=3, episode_steps=10)
+    averaged, _ = train_policy(examples, None, replace(SMALL, ema=0.9), seed=3, episode_steps=10)
     assert not same_bits(first, averaged)
     # The last snapshot is the policy itself, the first one is not.
     for index, same in ((1, True), (0, False)):
@@ -311,25 +311,25 @@ def test_training_repeats_for_a_seed_and_averages_its_weights() -> None:
 @pytest.mark.parametrize("kill_at", [5, 19, 29])
 def test_killed_training_ends_in_the_same_bits(tmp_path: Path, kill_at: int) -> None:
     config = replace(SMALL, dropout=0.1, ema=0.9)
-    lessons = regression_lessons()
-    expected, expected_snapshots = train_policy(lessons, None, config, seed=1, episode_steps=10)
+    examples = regression_lessons()
+    expected, expected_snapshots = train_policy(examples, None, config, seed=1, episode_steps=10)
     path = tmp_path / "partial.safetensors"
     with pytest.raises(Killed):
         train_policy(
-            lessons, None, config, seed=1, episode_steps=10,
+            examples, None, config, seed=1, episode_steps=10,
             checkpoint=KilledCheckpoint(path, every=4, kill_at=kill_at),
         )  # fmt: skip
     assert path.exists()
     found, snapshots = train_policy(
-        lessons, None, config, seed=1, episode_steps=10,
+        examples, None, config, seed=1, episode_steps=10,
         checkpoint=KilledCheckpoint(path, every=4, kill_at=-1),
     )  # fmt: skip
     assert same_bits(found, expected) and same_bits(snapshots, expected_snapshots)
 
 
 def test_diverged_training_names_its_stage_and_update() -> None:
-    lessons = regression_lessons()
-    broken = replace(lessons, conditions=lessons.conditions * torch.nan)
+    examples = regression_lessons()
+    broken = replace(examples, conditions=examples.conditions * torch.nan)
     with pytest.raises(FloatingPointError, match=r"stage policy, update 0: .*loss"):
         train_policy(broken, None, SMALL, seed=0, episode_steps=10)
 
@@ -426,15 +426,15 @@ def test_no_tensor_forgets_the_device_of_its_data() -> None:
     policy.requires_grad_(True)
     generator = torch.Generator()
     with torch.device("meta"):
-        lessons = prepare_lessons(dataset, values, config, GAMMA, bootstrap_steps=2)  # type: ignore[arg-type]
-        rows, valid = sample_windows(dataset, window_pools(lessons, config), config, generator)
+        examples = prepare_examples(dataset, values, config, GAMMA, bootstrap_steps=2)  # type: ignore[arg-type]
+        rows, valid = sample_windows(dataset, window_pools(examples, config), config, generator)
         predicted = policy(
-            lessons.conditions[rows], dataset.observations[rows],
+            examples.conditions[rows], dataset.observations[rows],
             dataset.actions[rows].expand(-1, -1, 2), timesteps(dataset, rows, config, 10), valid,
         )  # fmt: skip
         loss, _ = distillation_loss(
-            predicted, dataset.actions[rows], lessons.weights[rows], valid,
-            values.q(dataset.observations[rows], predicted), lessons.baseline[rows], 0.3,
+            predicted, dataset.actions[rows], examples.weights[rows], valid,
+            values.q(dataset.observations[rows], predicted), examples.baseline[rows], 0.3,
             "advantage",
         )  # fmt: skip
         loss.backward()

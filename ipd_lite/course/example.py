@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -123,7 +123,7 @@ def alpha_sweep(pipeline: Pipeline) -> tuple[pd.DataFrame, dict[float, list[Walk
     rows, paths = [], {}
     for alpha in ALPHAS:
         config = override(pipeline.config, {**SWEEP, "distillation.alpha": alpha})
-        actor, score = _last(replace(pipeline, config=config, used=[]), "ipd")
+        actor, score = _last(pipeline.variant(config), "ipd")
         rows.append({"alpha": alpha, "seed": pipeline.seed, "score": score})
         if isinstance(pipeline.task.recipe, MazeRecipe):
             seeds = range(config.evaluation.seed, config.evaluation.seed + 8)
@@ -137,7 +137,7 @@ def target_sweep(pipeline: Pipeline) -> pd.DataFrame:
     rows = []
     for target in TARGETS:
         config = override(pipeline.config, {**changes, "evaluation.target": target})
-        _, score = _last(replace(pipeline, config=config, used=[]), "dt")
+        _, score = _last(pipeline.variant(config), "dt")
         rows.append({"target": target, "seed": pipeline.seed, "score": score})
     return pd.DataFrame(rows)
 

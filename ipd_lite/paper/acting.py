@@ -13,7 +13,7 @@ from ipd_lite.paper.imagination import plan_in_chunks, planning_model
 from ipd_lite.paper.planning import PlannerConfig
 from ipd_lite.paper.training import (
     AS_WRITTEN,
-    ComputeConfig,
+    Compute,
 )
 from ipd_lite.paper.transformer import TransformerPolicy
 from ipd_lite.paper.values import Values
@@ -137,7 +137,7 @@ class PlanningActor:
         planner: PlannerConfig,
         discount: float,
         seed: int,
-        compute: ComputeConfig = AS_WRITTEN,
+        compute: Compute = AS_WRITTEN,
     ) -> None:
         self.config, self.seed = planner, seed
         self.generator = torch.Generator(world_model.target_mean.device)

@@ -83,6 +83,11 @@ class OfflineDataset:
         """E, the number of episodes."""
         return self.starts.shape[0]
 
+    @property
+    def widths(self) -> tuple[int, int]:
+        """O and A, entries of an observation and of an action."""
+        return self.observations.shape[1], self.actions.shape[1]
+
     @cached_property
     def episode(self) -> Tensor:
         """(N,) int64: the episode of each transition."""
@@ -229,3 +234,20 @@ def concatenate(parts: Sequence[OfflineDataset], name: str) -> OfflineDataset:
         lengths=lengths,
         name=name,
     )
+
+
+def reward_scale(dataset: OfflineDataset, mode: Literal["none", "return range"]) -> float:
+    """What rewards are multiplied by before learning.
+
+    Raises:
+        DataError: all episodes have the same return, so there is no range to scale by.
+    """
+    if mode == "none":
+        return 1.0
+    returns = dataset.episode_returns
+    spread = float(returns.max() - returns.min())
+    if spread == 0:
+        raise DataError(
+            f"{dataset.name}: every episode has the same return; use data.reward_scale none"
+        )
+    return 1000.0 / spread

@@ -8,6 +8,7 @@ units of return; at inference it is V(s), so nobody has to choose a target.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,7 +22,7 @@ from ipd_lite.paper.shortfall import bootstrapped_returns
 from ipd_lite.paper.training import (
     AS_WRITTEN,
     Checkpoint,
-    ComputeConfig,
+    Compute,
     Descent,
     Snapshots,
     accelerated,
@@ -78,9 +79,14 @@ class DistillationConfig:
         )
         require(self.evaluations >= 1, "distillation.evaluations", self.evaluations, "at least 1")
 
+    @property
+    def uses_values(self) -> bool:
+        """Whether tokens or loss need the value function (Decision Transformer's do not)."""
+        return self.condition != "return-to-go" or self.alpha > 0
+
 
 @dataclass(frozen=True)
-class Lessons:
+class Examples:
     """D_aug with what the loss needs per step.
 
     conditions: (N,) the conditioning token. weights: (N,) 1 where the action is regressed on, else
@@ -95,7 +101,7 @@ class Lessons:
 
 
 @torch.no_grad()
-def prepare_lessons(
+def prepare_examples(
     dataset: OfflineDataset,
     values: Values | None,
     config: DistillationConfig,
@@ -103,7 +109,7 @@ def prepare_lessons(
     *,
     bootstrap_steps: int,
     assessment: Assessment | None = None,
-) -> Lessons:
+) -> Examples:
     """Tokens and weights for every step of `dataset` (real episodes first, then spliced ones).
 
     Real steps are regressed on, except suboptimal ones if the configuration filters them; spliced
@@ -122,7 +128,7 @@ def prepare_lessons(
         baseline = torch.zeros_like(conditions)
         if values is not None:
             baseline = in_chunks(values.v, dataset.observations)
-        return Lessons(dataset, conditions, weights, spliced, baseline)
+        return Examples(dataset, conditions, weights, spliced, baseline)
     v = in_chunks(values.v, dataset.observations)
     conditions = v
     if config.condition != "value":
@@ -132,7 +138,7 @@ def prepare_lessons(
         )
     if config.condition == "maximum":
         conditions = torch.maximum(v, conditions)
-    return Lessons(dataset, conditions, weights, spliced, v)
+    return Examples(dataset, conditions, weights, spliced, v)
 
 
 def distillation_loss(
@@ -179,19 +185,19 @@ def distillation_loss(
 def policy_loss(
     policy: TransformerPolicy,
     values: Values | None,
-    lessons: Lessons,
+    examples: Examples,
     rows: Tensor,
     valid: Tensor,
     steps: Tensor,
     config: DistillationConfig,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """:func:`distillation_loss` of the policy on the windows `rows` (B, K), and what to log."""
-    dataset = lessons.dataset
+    dataset = examples.dataset
     observations, actions = dataset.observations[rows], dataset.actions[rows]
-    predicted = policy(lessons.conditions[rows], observations, actions, steps, valid)
+    predicted = policy(examples.conditions[rows], observations, actions, steps, valid)
     q = values.q(observations, predicted) if values is not None and config.alpha else None
     return distillation_loss(
-        predicted, actions, lessons.weights[rows], valid, q, lessons.baseline[rows],
+        predicted, actions, examples.weights[rows], valid, q, examples.baseline[rows],
         config.alpha, config.q_scale,
     )  # fmt: skip
 
@@ -214,13 +220,14 @@ def make_policy(
 
 
 def train_policy(
-    lessons: Lessons,
+    examples: Examples,
     values: Values | None,
     config: DistillationConfig,
     *,
     seed: int,
     episode_steps: int,
-    compute: ComputeConfig = AS_WRITTEN,
+    loss: Callable[..., tuple[Tensor, dict[str, Tensor]]] | None = None,
+    compute: Compute = AS_WRITTEN,
     checkpoint: Checkpoint | None = None,
 ) -> tuple[TransformerPolicy, Snapshots]:
     """Train the transformer; returns it (averaged weights) and its snapshots along the way.
@@ -233,20 +240,18 @@ def train_policy(
         FloatingPointError: the loss became NaN or infinite.
     """
     checkpoint = checkpoint or Checkpoint.none()
-    dataset, device = lessons.dataset, lessons.dataset.device
+    dataset, device = examples.dataset, examples.dataset.device
     with seeded(seed, device):
-        policy = make_policy(
-            dataset.observations.shape[1], dataset.actions.shape[1], config, episode_steps
-        ).to(device)
-        policy.fit(dataset.observations, lessons.conditions)
+        policy = make_policy(*dataset.widths, config, episode_steps).to(device)
+        policy.fit(dataset.observations, examples.conditions)
         averaged = copy.deepcopy(policy).requires_grad_(False).eval()
         snapshots = Snapshots(policy, config.evaluations, config.updates).to(device)
         descent = Descent(
             policy, config, weight_decay=config.weight_decay, clip=config.gradient_clip
         )
         generator = torch.Generator(device).manual_seed(seed)
-        pools = window_pools(lessons, config)
-        loss_of = accelerated(policy_loss, device, **vars(compute))
+        pools = window_pools(examples, config)
+        loss_of = accelerated(loss or policy_loss, device, compute)
         for step in checkpoint.steps(
             "policy", config.updates,
             modules={"policy": policy, "averaged": averaged, "snapshots": snapshots},
@@ -254,21 +259,21 @@ def train_policy(
         ):  # fmt: skip
             rows, valid = sample_windows(dataset, pools, config, generator)
             steps = timesteps(dataset, rows, config, episode_steps)
-            loss, logs = loss_of(policy, values, lessons, rows, valid, steps, config)
-            descent.step(step, loss)
+            value, logs = loss_of(policy, values, examples, rows, valid, steps, config)
+            descent.step(step, value)
             # Early on the average follows closely, so that a short training is not all warm-up.
             average_into(averaged, policy, max(1 - config.ema, 1 / (step + 1)))
             snapshots.keep(step, averaged)
-            checkpoint.log(step, {"loss": loss, "gradient_norm": descent.norm, **logs})
+            checkpoint.log(step, {"loss": value, "gradient_norm": descent.norm, **logs})
     return averaged, snapshots.requires_grad_(False)
 
 
-def window_pools(lessons: Lessons, config: DistillationConfig) -> list[tuple[Tensor, int]]:
+def window_pools(examples: Examples, config: DistillationConfig) -> list[tuple[Tensor, int]]:
     """(first steps to draw from, how many windows per batch) for real and spliced episodes."""
-    every = torch.arange(len(lessons.dataset), device=lessons.dataset.device)
-    spliced = every[lessons.spliced]
+    every = torch.arange(len(examples.dataset), device=examples.dataset.device)
+    spliced = every[examples.spliced]
     imagined = round(config.imagined_share * config.batch_size) if len(spliced) else 0
-    return [(every[~lessons.spliced], config.batch_size - imagined), (spliced, imagined)]
+    return [(every[~examples.spliced], config.batch_size - imagined), (spliced, imagined)]
 
 
 def sample_windows(

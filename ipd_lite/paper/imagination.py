@@ -20,7 +20,7 @@ from ipd_lite.paper.dataset import OfflineDataset, concatenate
 from ipd_lite.paper.nets import in_chunks
 from ipd_lite.paper.planning import Model, Plan, PlannerConfig, plan
 from ipd_lite.paper.shortfall import bootstrapped_returns, shortfall, suboptimal_steps
-from ipd_lite.paper.training import AS_WRITTEN, ComputeConfig, accelerated, require
+from ipd_lite.paper.training import AS_WRITTEN, Compute, accelerated, require
 from ipd_lite.paper.uncertainty import inside_threshold
 from ipd_lite.paper.values import Values
 from ipd_lite.paper.world_model import WorldModel
@@ -93,7 +93,7 @@ def planning_model(
     config: PlannerConfig,
     discount: float,
     generator: torch.Generator,
-    compute: ComputeConfig = AS_WRITTEN,
+    compute: Compute = AS_WRITTEN,
 ) -> Model:
     """The planner's callables: proposals around the advantage-weighted policy, the ensemble's mean
     dynamics, and V beyond the horizon.
@@ -102,7 +102,7 @@ def planning_model(
     """
 
     def fast(function: Callable[P, R]) -> Callable[P, R]:
-        return accelerated(function, generator.device, compile=False, autocast=compute.autocast)
+        return accelerated(function, generator.device, compute._replace(compile=False))
 
     policy = fast(values.policy)
 
@@ -204,7 +204,7 @@ def imagine(
     assessment: Assessment,
     discount: float,
     seed: int,
-    compute: ComputeConfig = AS_WRITTEN,
+    compute: Compute = AS_WRITTEN,
     progress: bool = False,
 ) -> Continuations:
     """Plan, step, repeat: continuations from transitions `start` (B,), all at once.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import shutil
@@ -10,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ParamSpec, Protocol, TypeVar
+from typing import NamedTuple, ParamSpec, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,19 +26,59 @@ def require(condition: bool, field_name: str, value: object, expected: str) -> N
         raise ValueError(f"{field_name} = {value!r}: expected {expected}")
 
 
-@dataclass(frozen=True)
-class ComputeConfig:
-    """How training steps are computed: the same algorithm, other roundings, another speed."""
+class Compute(NamedTuple):
+    """How the training steps of a stage are computed: the same algorithm, other roundings."""
 
     compile: bool = False
-    """torch.compile the losses. Pays after some 10,000 updates of IQL; the rest gains little."""
     autocast: bool = False
-    """bfloat16 in the matrix products of losses and planning (values end in float32); pays only
-    where the hardware multiplies it."""
 
 
-AS_WRITTEN = ComputeConfig()
+AS_WRITTEN = Compute()
 """Every operation by itself, in float32."""
+
+REPAYS_COMPILING = 50_000
+"""Updates from which the minute that torch.compile takes is won back on a CPU."""
+WIDE_ENOUGH = {"cpu": 256, "cuda": 1024}
+"""Widths from which matrix products, not launches and casts, take most of the time."""
+
+
+@dataclass(frozen=True)
+class ComputeConfig:
+    """Speed of the training steps; None leaves each choice to a rule, see :meth:`chosen`."""
+
+    compile: bool | None = None
+    """torch.compile the losses (None: where a stage has at least 50,000 updates)."""
+    autocast: bool | None = None
+    """bfloat16 in the matrix products of losses and planning, values end in float32 (None: where
+    the processor multiplies bfloat16 and networks are at least 256 wide; 1,024 on a GPU)."""
+
+    def chosen(self, updates: int, width: int, device: torch.device) -> Compute:
+        """What a stage of so many updates with networks so wide is computed with."""
+        compile, autocast = self.compile, self.autocast
+        if compile is None:
+            possible = device.type != "cpu" or _has_compiler()
+            compile = possible and updates >= REPAYS_COMPILING
+        if autocast is None:
+            wide = width >= WIDE_ENOUGH.get(device.type, 1024)
+            autocast = wide and multiplies_bfloat16(device)
+        return Compute(compile, autocast)
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether the device has units for bfloat16 products (emulating them is slower)."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return device.type == "cpu" and "amx_bf16" in _processor_flags()
+
+
+@functools.cache
+def _processor_flags() -> frozenset[str]:
+    """The processor's features as Linux lists them; empty elsewhere."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(("flags", "Features")):
+                return frozenset(line.split(":", 1)[1].split())
+    return frozenset()
 
 
 P = ParamSpec("P")
@@ -64,9 +105,7 @@ def packed_parameters(module: nn.Module) -> nn.Parameter:
     return packed
 
 
-def accelerated(
-    loss: Callable[P, R], device: torch.device, *, compile: bool, autocast: bool
-) -> Callable[P, R]:
+def accelerated(loss: Callable[P, R], device: torch.device, compute: Compute) -> Callable[P, R]:
     """`loss` compiled, and under bfloat16 autocast, where asked for.
 
     Parameters, gradients and the optimizer stay float32.
@@ -74,19 +113,19 @@ def accelerated(
     Raises:
         RuntimeError: compilation for the CPU was asked for and there is no C++ compiler.
     """
-    if compile and device.type == "cpu" and not _has_compiler():
+    if compute.compile and device.type == "cpu" and not _has_compiler():
         raise RuntimeError(
             "compute.compile on the CPU needs a C++ compiler (g++ or clang++) on the PATH; "
-            "install one, or set --compute.no-compile"
+            "install one, or set --compute.compile False"
         )
-    if autocast:
+    chosen = loss
+    if compute.autocast:
 
         def chosen(*args: P.args, **kwargs: P.kwargs) -> R:
             with torch.autocast(device.type, dtype=torch.bfloat16):
                 return loss(*args, **kwargs)
-    else:
-        chosen = loss
-    return torch.compile(chosen) if compile else chosen
+
+    return torch.compile(chosen) if compute.compile else chosen
 
 
 def _has_compiler() -> bool:

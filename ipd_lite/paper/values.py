@@ -11,7 +11,7 @@ backward pass and one fused optimizer step per batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,7 +24,7 @@ from ipd_lite.paper.nets import EnsembleMLP, Features, in_chunks
 from ipd_lite.paper.training import (
     AS_WRITTEN,
     Checkpoint,
-    ComputeConfig,
+    Compute,
     Descent,
     Snapshots,
     accelerated,
@@ -209,6 +209,9 @@ def iql_loss(
     return v_loss + q_loss + policy_loss, {k: v.detach() for k, v in logs.items()}
 
 
+Loss = Callable[..., tuple[Tensor, dict[str, Tensor]]]
+
+
 def train_values(
     dataset: OfflineDataset,
     config: ValueConfig,
@@ -216,25 +219,28 @@ def train_values(
     seed: int,
     position_dimensions: Sequence[int] = (),
     normalize_observations: bool = True,
-    compute: ComputeConfig = AS_WRITTEN,
+    loss: Loss | None = None,
+    compute: Compute = AS_WRITTEN,
     checkpoint: Checkpoint | None = None,
 ) -> Values:
     """Train Q, V and the policy on `dataset` and return them in evaluation mode.
+
+    Args:
+        loss: instead of :func:`iql_loss`, with its arguments and results.
 
     Raises:
         FloatingPointError: a loss became NaN or infinite (stage and step named).
     """
     checkpoint = checkpoint or Checkpoint.none()
     with seeded(seed, dataset.device):
-        observations, actions = dataset.observations.shape[1], dataset.actions.shape[1]
-        values = Values(config, observations, actions, position_dimensions).to(dataset.device)
+        values = Values(config, *dataset.widths, position_dimensions).to(dataset.device)
         if normalize_observations:
             values.features.fit(dataset.observations)
             values.plain_features.fit(dataset.observations)
         descent = Descent(values, config)
         generator = torch.Generator(dataset.device).manual_seed(seed)
         bounds = value_bounds(dataset.rewards, config.discount)
-        loss_of = accelerated(iql_loss, dataset.device, **vars(compute))
+        loss_of = accelerated(loss or iql_loss, dataset.device, compute)
         for step in checkpoint.steps(
             "values",
             config.updates,
@@ -243,8 +249,8 @@ def train_values(
             generators={"batches": generator},
         ):
             batch = dataset.sample(config.batch_size, generator)
-            loss, logs = loss_of(values, batch, config, bounds)
-            descent.step(step, loss)
+            value, logs = loss_of(values, batch, config, bounds)
+            descent.step(step, value)
             average_into(values.q_target, values.q_net, config.target_rate)
             values.snapshots.keep(step, values.actor)
             checkpoint.log(step, logs)

@@ -9,8 +9,8 @@ members are one batched network: no loop over them anywhere.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -22,7 +22,7 @@ from ipd_lite.paper.nets import EnsembleMLP, Features, in_chunks
 from ipd_lite.paper.training import (
     AS_WRITTEN,
     Checkpoint,
-    ComputeConfig,
+    Compute,
     Descent,
     accelerated,
     require,
@@ -82,6 +82,31 @@ TerminationFunction = Callable[[Tensor], Tensor]
 """next observations (..., O) -> terminated (...), bool."""
 
 
+@dataclass(frozen=True)
+class Known:
+    """What is known of a task besides its data.
+
+    position_dimensions: entries of the observation that say where things are (Fourier features).
+    reward, terminated: functions of batched tensors, used instead of learned heads.
+    reward_shift: added to every reward before learning.
+    """
+
+    position_dimensions: tuple[int, ...] = ()
+    reward: RewardFunction | None = None
+    terminated: TerminationFunction | None = None
+    reward_shift: float = 0.0
+
+    def scaled(self, scale: float) -> Known:
+        """The same with the reward in the units that everything learns from."""
+        known, shift = self.reward, self.reward_shift
+        if known is None or (scale == 1.0 and shift == 0.0):
+            return self
+        return replace(self, reward=lambda s, a, n: scale * (known(s, a, n) + shift))
+
+
+NOTHING = Known()
+
+
 class GaussianEnsemble(nn.Module):
     """Members that map inputs to a Gaussian and logits, with learned bounds of the log-variance.
 
@@ -125,19 +150,17 @@ class WorldModel(nn.Module):
         config: WorldModelConfig,
         observations: int,
         actions: int,
-        position_dimensions: Sequence[int] = (),
-        reward: RewardFunction | None = None,
-        terminated: TerminationFunction | None = None,
+        known: Known = NOTHING,
     ) -> None:
         super().__init__()
-        self.reward_function = reward if config.known_reward else None
-        self.termination_function = terminated if config.known_termination else None
+        self.reward_function = known.reward if config.known_reward else None
+        self.termination_function = known.terminated if config.known_termination else None
         self.observations, self.divergence = observations, config.divergence
         self.variance_floor = config.variance_floor
         self.gaussians = observations + (self.reward_function is None)
         self.logits = int(self.termination_function is None)
         self.features = Features(
-            observations, position_dimensions, config.fourier_features, config.fourier_scale
+            observations, known.position_dimensions, config.fourier_features, config.fourier_scale
         )
         shape = (self.features.width + actions, self.gaussians, self.logits)
         self.net = GaussianEnsemble(config.members, *shape, config.width, config.depth)
@@ -323,10 +346,9 @@ def train_world_model(
     config: WorldModelConfig,
     *,
     seed: int,
-    position_dimensions: Sequence[int] = (),
-    reward: RewardFunction | None = None,
-    terminated: TerminationFunction | None = None,
-    compute: ComputeConfig = AS_WRITTEN,
+    known: Known = NOTHING,
+    loss: Callable[..., Tensor] | None = None,
+    compute: Compute = AS_WRITTEN,
     checkpoint: Checkpoint | None = None,
 ) -> WorldModel:
     """Train the ensemble; each member sees its own bootstrap sample of the training episodes.
@@ -340,10 +362,7 @@ def train_world_model(
     checkpoint = checkpoint or Checkpoint.none()
     device = dataset.device
     with seeded(seed, device):
-        model = WorldModel(
-            config, dataset.observations.shape[1], dataset.actions.shape[1],
-            position_dimensions, reward, terminated,
-        ).to(device)  # fmt: skip
+        model = WorldModel(config, *dataset.widths, known).to(device)
         generator = torch.Generator(device).manual_seed(seed)
         training, holdout = split_for_model(dataset, config, seed)
         model.features.fit(training.observations)
@@ -358,7 +377,7 @@ def train_world_model(
         rows = torch.cat([inputs, targets, training.terminated.float()[:, None]], dim=1)
         descent = Descent(model, config, weight_decay=config.weight_decay)
         best = _Best(model.net, config.members).to(device)
-        loss_of = accelerated(model_loss, device, **vars(compute))
+        loss_of = accelerated(loss or model_loss, device, compute)
         for step in checkpoint.steps(
             "world model", config.updates, modules={"model": model, "best": best},
             optimizers={"adam": descent.optimizer}, generators={"batches": generator},
@@ -369,9 +388,9 @@ def train_world_model(
                 generator=generator,
                 device=device,
             )
-            loss = loss_of(model, rows[bootstrap.gather(1, column)], config)
-            descent.step(step, loss)
-            checkpoint.log(step, {"loss": loss})
+            value = loss_of(model, rows[bootstrap.gather(1, column)], config)
+            descent.step(step, value)
+            checkpoint.log(step, {"loss": value})
             if (step + 1) % config.evaluate_every == 0 or step + 1 == config.updates:
                 best.update(model.net, holdout_error(model, holdout), config.patience)
                 if bool((best.stale >= config.patience).all()):

@@ -71,6 +71,8 @@ def best_episodes(dataset: OfflineDataset, fraction: float) -> OfflineDataset:
 
     "10 % BC" clones these (Chen et al. 2021, "Decision Transformer", section 5.2).
     """
+    if fraction == 1:
+        return dataset
     order = dataset.episode_returns.argsort(descending=True, stable=True)
     before = dataset.lengths[order].cumsum(0) - dataset.lengths[order]
     return dataset.select_episodes(order[before < fraction * len(dataset)])

@@ -110,7 +110,7 @@ def _mpc(pipeline: Pipeline) -> list[Actor]:
     return [
         PlanningActor(
             pipeline.values, pipeline.world_model, pipeline.config.planner, pipeline.discount,
-            pipeline.seed, pipeline.config.compute,
+            pipeline.seed, pipeline.compute(pipeline.config.world_model),
         )
     ]  # fmt: skip
 

@@ -14,6 +14,7 @@ import importlib.metadata
 import json
 import platform
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
-from torch import Tensor
+from torch import Tensor, nn
 
 from ipd_lite.files import load_tensors, save_tensors, write_csv, write_json
 from ipd_lite.paper.training import Checkpoint
@@ -86,6 +87,8 @@ def _processor() -> str:
 def exclusive(folder: Path) -> Iterator[None]:
     """Hold the folder's lock; another process that wants it waits here."""
     folder.mkdir(parents=True, exist_ok=True)
+    if in_use(folder):
+        print(f"waiting for another process that works in {folder}", file=sys.stderr, flush=True)
     with FileLock(folder / LOCK):
         yield
 
@@ -122,6 +125,41 @@ def peak_memory() -> dict[str, float]:
             if line.startswith("VmHWM:"):
                 found["process"] = round(int(line.split()[1]) / 1e3, 1)
     return found
+
+
+def pack(result: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A stage's result as tensors and JSON values.
+
+    Args:
+        result: a module, a dataclass of tensors, a dataclass of plain values, or a tuple of such.
+    """
+    tensors: dict[str, Tensor] = {}
+    plain: dict[str, Any] = {}
+    for index, part in enumerate(result if isinstance(result, tuple) else (result,)):
+        values = part.state_dict() if isinstance(part, nn.Module) else vars(part)
+        for name, value in values.items():
+            target: dict[str, Any] = tensors if isinstance(value, Tensor) else plain
+            target[f"{index}:{name}"] = value
+    return tensors, plain
+
+
+def unpack(
+    template: Any, tensors: Mapping[str, Tensor], plain: Mapping[str, Any], device: torch.device
+) -> Any:
+    """What :func:`pack` packed. `template`: untrained modules, and classes of the dataclasses."""
+
+    def part(index: int, kind: Any) -> Any:
+        prefix = f"{index}:"
+        stored = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+        if isinstance(kind, nn.Module):
+            kind.to(device).load_state_dict(stored)
+            return kind.eval().requires_grad_(False)
+        values = {k[len(prefix) :]: v for k, v in plain.items() if k.startswith(prefix)}
+        return kind(**stored, **values)
+
+    if not isinstance(template, tuple):
+        return part(0, template)
+    return tuple(part(index, kind) for index, kind in enumerate(template))
 
 
 class Stage:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
-from ipd_lite.paper.world_model import RewardFunction, TerminationFunction
+from ipd_lite.paper.world_model import Known, RewardFunction, TerminationFunction
 from ipd_lite.settings import Config, override, preset
 
 
@@ -102,6 +102,11 @@ class Task:
     def discount(self) -> float:
         """Gamma per decision, in every preset."""
         return self.config("lesson").values.discount
+
+    @property
+    def known(self) -> Known:
+        """What the method may know besides the data."""
+        return Known(self.position_dimensions, self.reward, self.terminated, self.reward_shift)
 
     @property
     def command(self) -> str:

@@ -12,7 +12,7 @@ from ipd_lite import settings as configs
 from ipd_lite.data.episodes import Episode, from_episodes
 from ipd_lite.paper.acting import TransformerActor
 from ipd_lite.paper.dataset import OfflineDataset
-from ipd_lite.paper.distillation import make_policy, prepare_lessons, train_policy
+from ipd_lite.paper.distillation import make_policy, prepare_examples, train_policy
 from ipd_lite.paper.imagination import plan_in_chunks, planning_model
 from ipd_lite.paper.values import Values, train_values
 from ipd_lite.paper.world_model import WorldModel, train_world_model
@@ -174,11 +174,11 @@ def test_transformer(measure, repeat, chosen, fused, option):
     config = big_transformer_config(fused_tokens=fused, updates=repeat(10 if fused else 4))
     data = noise(17, 6)
     values = Values(PUBLISHED_VALUES, 17, 6).eval().requires_grad_(False)
-    lessons = prepare_lessons(data, values, config, 0.99, bootstrap_steps=5)
+    examples = prepare_examples(data, values, config, 0.99, bootstrap_steps=5)
     name = f"transformer, {'one fused token' if fused else 'three tokens'} a step"
     measure(
         f"{name}, {option}" if option else name,
-        lambda: train_policy(lessons, values, config, seed=0, episode_steps=100, compute=compute),
+        lambda: train_policy(examples, values, config, seed=0, episode_steps=100, compute=compute),
         config.updates,
         flops=flops.transformer_update(
             17, 6, batch=64, steps=20, width=128, layers=3, fused=fused, q_width=256, q_depth=2
@@ -191,7 +191,7 @@ def test_transformer_lesson(measure, repeat):
     config = configs.override(LESSON.distillation, {"updates": repeat(60), "evaluations": 1})
     data = noise(4, 2)
     values = Values(LESSON.values, 4, 2, (0, 1)).eval().requires_grad_(False)
-    lessons = prepare_lessons(data, values, config, 0.99, bootstrap_steps=5)
+    examples = prepare_examples(data, values, config, 0.99, bootstrap_steps=5)
     features = 4 + 2 * LESSON.values.fourier_features
     count = flops.transformer_update(
         4,
@@ -208,7 +208,7 @@ def test_transformer_lesson(measure, repeat):
     )
     measure(
         "transformer, lesson preset",
-        lambda: train_policy(lessons, values, config, seed=0, episode_steps=100),
+        lambda: train_policy(examples, values, config, seed=0, episode_steps=100),
         config.updates,
         flops=count,
     )
