@@ -1,4 +1,4 @@
-"""Who may import whom, and what no file of the repository may hold."""
+"""Which wing may import which, how large the paper is, and what no file may hold."""
 
 from __future__ import annotations
 
@@ -6,88 +6,116 @@ import ast
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "ipd_lite"
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
-TRAINING = {
-    "iql",
-    "world_model",
-    "imagine",
-    "distill",
-    "baselines",
-    "actor_critic",
-    "pipeline",
-    "methods",
-    "experiments",
-    "collect",
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if path.name != "__init__.py"
 }
+# What a wing may import besides itself; "cli" and "course" are imported by nobody.
+WINGS: dict[str, set[str]] = {
+    "files": set(),
+    "paper": {"files"},
+    "plots": set(),
+    "rivals": {"files", "paper"},
+    "data": {"files", "paper"},
+}
+WINGS["settings"] = {"files", "paper", "rivals", "data"}
+WINGS["tasks"] = WINGS["settings"] | {"settings"}
+WINGS["study"] = WINGS["tasks"] | {"tasks"}
+WINGS["report"] = WINGS["study"] | {"study", "plots"}
+WINGS["course"] = WINGS["report"] | {"report"}
+WINGS["cli"] = WINGS["course"] - {"plots"}
+LIBRARIES = {
+    "paper": {"torch", "numpy", "tqdm"},
+    "plots": {"numpy", "pandas", "matplotlib", "seaborn"},
+}
+PAPER_LINES, FUNCTION_LINES, MODULE_LINES = 2_700, 40, 400
+
+
+def wing(module: str) -> str:
+    return module.split(".")[0]
 
 
 def imported(module: str) -> set[str]:
-    """Modules of the package that `module` imports anywhere, inside functions too."""
+    """Everything that `module` imports anywhere, inside functions too, as dotted names."""
     found = set()
-    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            origin = ("ipd_lite." if node.level else "") + (node.module or "")
-            names = [origin, *(f"{origin.rstrip('.')}.{alias.name}" for alias in node.names)]
-        else:
-            continue
-        found |= {name.split(".")[1] for name in names if name.startswith("ipd_lite.")}
-    return found & set(MODULES)
-
-
-def reachable(module: str) -> set[str]:
-    """Everything that importing `module` brings along."""
-    found: set[str] = set()
-    waiting = imported(module)
-    while waiting:
-        name = waiting.pop()
-        if name not in found:
-            found.add(name)
-            waiting |= imported(name)
+            assert not node.level, f"{module}: relative imports hide what the table checks"
+            found |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
     return found
+
+
+def own(names: set[str]) -> set[str]:
+    """The package's modules among imported names."""
+    stripped = {name.removeprefix("ipd_lite.") for name in names if name.startswith("ipd_lite.")}
+    return {name for name in stripped if name in MODULES} | {
+        module for name in stripped for module in MODULES if name == wing(module) != module
+    }
 
 
 def test_the_graph_is_read_correctly() -> None:
     """Guards the other tests: known imports of every kind are seen."""
-    assert {"nets", "data", "config", "runs"} <= imported("iql")
-    assert "mazes" in imported("tasks")
-    assert "mazes" in reachable("collect")
+    assert {"paper.nets", "paper.dataset", "paper.training"} <= own(imported("paper.values"))
+    assert "torch" in imported("paper.values")
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_no_import_cycle(module: str) -> None:
-    assert module not in reachable(module)
+def test_imports_go_down_the_house(module: str) -> None:
+    allowed = WINGS[wing(module)] | {wing(module)}
+    above = {name for name in own(imported(module)) if wing(name) not in allowed}
+    assert not above, f"{module} may import from {', '.join(sorted(allowed))}, not {above}"
 
 
-@pytest.mark.parametrize("module", ["uncertainty", "segments", "transformer", "nets", "config"])
-def test_imports_no_sibling(module: str) -> None:
-    assert imported(module) == set()
+@pytest.mark.parametrize("module", MODULES)
+def test_no_circle(module: str) -> None:
+    found: set[str] = set()
+    waiting = own(imported(module))
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting |= own(imported(name))
+    assert module not in found
 
 
-@pytest.mark.parametrize("module", ["plots", "paper_plots", "widgets"])
-def test_drawing_brings_no_training_code_along(module: str) -> None:
-    assert not reachable(module) & TRAINING
+@pytest.mark.parametrize("module", [m for m in MODULES if wing(m) in LIBRARIES])
+def test_the_paper_and_the_plots_need_few_libraries(module: str) -> None:
+    roots = {name.split(".")[0] for name in imported(module)} - {"ipd_lite", ""}
+    others = roots - LIBRARIES[wing(module)] - set(sys.stdlib_module_names)
+    assert not others
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_modules_can_be_read_at_a_sitting(module: str) -> None:
+    if module != "course.checks":
+        assert len(MODULES[module].read_text().splitlines()) <= MODULE_LINES
+
+
+def test_the_paper_stays_small() -> None:
+    texts = {m: path.read_text() for m, path in MODULES.items() if wing(m) == "paper"}
+    assert sum(len(text.splitlines()) for text in texts.values()) <= PAPER_LINES
+    long = {
+        f"{module}.{node.name}": node.end_lineno - node.lineno + 1
+        for module, text in texts.items()
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef)
+        and (node.end_lineno or 0) - node.lineno + 1 > FUNCTION_LINES
+    }
+    assert not long
 
 
 def test_planners_know_no_reinforcement_learning() -> None:
-    assert imported("planners") <= {"config"}
-
-
-@pytest.mark.parametrize("module", MODULES)
-def test_stages_do_not_know_who_calls_them(module: str) -> None:
-    callers = {
-        "cli", "course", "demo", "report", "survey", "sweep", "tables", "figures", "pipeline",
-        "methods", "experiments",
-    }  # fmt: skip
-    if module not in callers | {"__main__"}:
-        assert not imported(module) & callers
+    assert own(imported("paper.planning")) <= {"paper.training"}
 
 
 def tracked_files() -> list[Path]:

@@ -15,7 +15,7 @@ from ipd_lite.paper import nets
 from ipd_lite.paper.distillation import prepare_examples, train_policy
 from ipd_lite.paper.imagination import planning_model
 from ipd_lite.paper.planning import Plan, plan
-from ipd_lite.paper.training import AS_WRITTEN, Checkpoint, ComputeConfig, accelerated
+from ipd_lite.paper.training import AS_WRITTEN, Checkpoint, Compute, accelerated
 from ipd_lite.paper.transformer import causal_attention
 from ipd_lite.paper.values import Values, train_values
 from ipd_lite.paper.world_model import train_world_model
@@ -26,11 +26,11 @@ from tests.helpers import Killed, KilledCheckpoint, same_bits, small_dataset
 
 SMOKE = preset("smoke")
 CPU = torch.device("cpu")
-TRACED, BFLOAT = ComputeConfig(compile=True), ComputeConfig(autocast=True)
+TRACED, BFLOAT = Compute(compile=True), Compute(autocast=True)
 
 
 def train(
-    stage: str, compute: ComputeConfig, updates: int = 8, checkpoint: Checkpoint | None = None
+    stage: str, compute: Compute, updates: int = 8, checkpoint: Checkpoint | None = None
 ) -> nn.Module:
     """A few updates of one stage from seed 0."""
     data, few = small_dataset(), {"updates": updates}
@@ -65,7 +65,7 @@ def test_traced_losses_train_the_same_weights(
     whole = functools.partial(torch.compile, backend="aot_eager", fullgraph=True)
     monkeypatch.setattr(torch, "compile", whole)
     monkeypatch.setattr(nets, "_has_compiler", lambda: True)
-    plain, traced = ComputeConfig(False, autocast), ComputeConfig(True, autocast)
+    plain, traced = Compute(False, autocast), Compute(True, autocast)
     assert distance(train(stage, plain), train(stage, traced)) < (0.05 if autocast else 1e-4)
 
 
@@ -134,7 +134,7 @@ def test_plans_under_bfloat16_are_as_good_and_repeat() -> None:
     values, model = train("values", AS_WRITTEN), train("world model", AS_WRITTEN, updates=60)
     states, planner = torch.linspace(-1, 1, 40).reshape(20, 2), SMOKE.planner
 
-    def planned(compute: ComputeConfig) -> Plan:
+    def planned(compute: Compute) -> Plan:
         generator = torch.Generator().manual_seed(0)
         callables = planning_model(values, model, planner, 0.99, generator, compute)  # type: ignore[arg-type]
         return plan(states, callables, planner, generator)
@@ -155,20 +155,20 @@ def test_compiled_loss_has_the_same_gradient() -> None:
     def loss(weights: Tensor) -> Tensor:
         return torch.tanh(inputs @ weights.T).square().mean()
 
-    found = accelerated(loss, CPU, **vars(TRACED))(weights)
+    found = accelerated(loss, CPU, TRACED)(weights)
     torch.testing.assert_close(found, loss(weights))
     gradients = [torch.autograd.grad(value, weights)[0] for value in (found, loss(weights))]
     torch.testing.assert_close(*gradients)
 
 
 def test_loss_as_written_is_left_alone() -> None:
-    assert accelerated(distance, CPU, **vars(AS_WRITTEN)) is distance
+    assert accelerated(distance, CPU, AS_WRITTEN) is distance
 
 
 def test_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(RuntimeError, match="C\\+\\+ compiler"):
-        accelerated(distance, CPU, **vars(TRACED))
+        accelerated(distance, CPU, TRACED)
 
 
 def test_other_roundings_are_another_stage(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_other_roundings_are_another_stage(tmp_path: Path) -> None:
     def folder(**changes: Any) -> str:
         config = override(SMOKE, changes)
         pipeline = Pipeline(task, 0, config, tmp_path, CPU, data=small_dataset())
-        return pipeline.stage("values", config.values).folder.name
+        return pipeline._stage("values", [config.values], ()).folder.name
 
     assert folder() == folder(**{"compute.compile": False})
     assert len({folder(), folder(**{"compute.compile": True})}) == 2

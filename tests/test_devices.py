@@ -158,9 +158,7 @@ def test_world_model_training_and_steps(
         fake_dataset(fake),
         replace(MODEL, updates=3, known_reward=known, known_termination=known),
         seed=0,
-        position_dimensions=(0, 1),
-        reward=TASK.reward,
-        terminated=TASK.terminated,
+        known=TASK.known,
         checkpoint=FewSteps(None),
     )
     states, actions, generator = on(fake, 6, STATE), on(fake, 6, ACTION), torch.Generator()
@@ -194,7 +192,7 @@ def planning_model(values: Values, model: WorldModel, generator: torch.Generator
 
 def networks(device: torch.device) -> tuple[Values, WorldModel]:
     values = Values(VALUES, STATE, ACTION, TASK.position_dimensions)
-    model = WorldModel(MODEL, STATE, ACTION, TASK.position_dimensions, TASK.reward, TASK.terminated)
+    model = WorldModel(MODEL, STATE, ACTION, TASK.known)
     for network in (values, model):
         network.to(device).eval().requires_grad_(False)
     return values, model

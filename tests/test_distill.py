@@ -226,7 +226,9 @@ def test_batches_hold_the_configured_share_of_imagined_windows(share: float, ima
     config = replace(SMALL, imagined_share=share)
     examples = lessons_for(config, StepValues())
     generator = torch.Generator().manual_seed(0)
-    rows, valid = sample_windows(examples.dataset, window_pools(examples, config), config, generator)
+    rows, valid = sample_windows(
+        examples.dataset, window_pools(examples, config), config, generator
+    )
     assert rows.shape == valid.shape == (16, 3)
     assert int(examples.spliced[rows[:, 0]].sum()) == imagined
     # Windows never leave their episode.

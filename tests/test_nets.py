@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from ipd_lite.paper.nets import EnsembleLinear, EnsembleMLP, Features
 from ipd_lite.paper.training import average_into, cosine_rate, packed_parameters, set_learning_rate
+from ipd_lite.paper.values import ValueConfig
 
 
 def member_by_member(net: EnsembleMLP, inputs: Tensor, layer_norm: bool) -> Tensor:
@@ -155,18 +156,22 @@ def test_target_average_by_hand() -> None:
     assert (source.weight.item(), source.bias.item()) == (3.0, 20.0)
 
 
+def schedule(final: float) -> ValueConfig:
+    return ValueConfig(updates=100, learning_rate=2.0, final_learning_rate=final)
+
+
 def test_cosine_rate_runs_from_peak_to_final_fraction() -> None:
-    rates = [cosine_rate(step, 100, 2.0, 0.1) for step in range(151)]
+    rates = [cosine_rate(step, schedule(0.1)) for step in range(151)]
     assert rates[0] == 2.0
     assert rates[50] == pytest.approx((2.0 + 0.2) / 2)
     assert rates[100] == rates[150] == pytest.approx(0.2)
     assert all(later < earlier for earlier, later in itertools.pairwise(rates[:101]))
-    assert {cosine_rate(step, 100, 2.0, 1.0) for step in range(100)} == {2.0}
+    assert {cosine_rate(step, schedule(1.0)) for step in range(100)} == {2.0}
 
 
 def test_set_learning_rate_reaches_every_group() -> None:
     optimizer = torch.optim.SGD(
         [{"params": [nn.Parameter(torch.zeros(1))]} for _ in range(2)], lr=1
     )
-    set_learning_rate(optimizer, 0.25)
+    set_learning_rate(optimizer, 0, ValueConfig(learning_rate=0.25))
     assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]

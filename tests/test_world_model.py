@@ -17,6 +17,7 @@ from ipd_lite.paper.training import Checkpoint
 from ipd_lite.paper.uncertainty import inside_threshold
 from ipd_lite.paper.world_model import (
     GaussianEnsemble,
+    Known,
     WorldModel,
     WorldModelConfig,
     calibrate_threshold,
@@ -52,15 +53,16 @@ def beyond_one(following: Tensor) -> Tensor:
     return following[..., 0] > 1.0
 
 
+KNOWN = Known(reward=minus_one, terminated=beyond_one)
+
+
 def gaussian_data(seed: int) -> OfflineDataset:
     return linear_dataset(60, 40, CHANGE, CONTROL, NOISE, seed)
 
 
 @pytest.fixture(scope="module")
 def model() -> WorldModel:
-    return train_world_model(
-        gaussian_data(0), CONFIG, seed=0, reward=minus_one, terminated=beyond_one
-    )
+    return train_world_model(gaussian_data(0), CONFIG, seed=0, known=KNOWN)
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +180,7 @@ def test_a_member_that_gets_worse_keeps_its_best_weights() -> None:
     """Weights spoilt after a good start: the end must not be worse than a stop."""
     data = gaussian_data(0)
     config = replace(CONFIG, updates=150, patience=50, final_learning_rate=1.0)
-    good = train_world_model(data, config, seed=0, reward=minus_one, terminated=beyond_one)
+    good = train_world_model(data, config, seed=0, known=KNOWN)
 
     class Sabotage(Checkpoint):
         def log(self, step: int, values: object) -> None:
@@ -191,12 +193,8 @@ def test_a_member_that_gets_worse_keeps_its_best_weights() -> None:
             return super().steps(*args, **kwargs)  # type: ignore[arg-type]
 
     longer = replace(config, updates=165, evaluate_every=15)
-    ruined = train_world_model(
-        data, longer, seed=0, reward=minus_one, terminated=beyond_one, checkpoint=Sabotage(None)
-    )
-    steady = train_world_model(
-        data, replace(config, evaluate_every=15), seed=0, reward=minus_one, terminated=beyond_one
-    )
+    ruined = train_world_model(data, longer, seed=0, known=KNOWN, checkpoint=Sabotage(None))
+    steady = train_world_model(data, replace(config, evaluate_every=15), seed=0, known=KNOWN)
     assert (good.holdout_error >= steady.holdout_error).all()
     for one, other in zip(steady.net.parameters(), ruined.net.parameters(), strict=True):
         assert torch.equal(one, other)
@@ -290,7 +288,7 @@ def test_training_stops_once_no_member_improves() -> None:
 def test_elites_are_the_members_with_the_least_error(model: WorldModel) -> None:
     order = sorted(range(4), key=lambda member: float(model.holdout_error[member]))
     assert model.elites.tolist() == order[:2]
-    altered = WorldModel(CONFIG, 2, 2, reward=minus_one, terminated=beyond_one)
+    altered = WorldModel(CONFIG, 2, 2, known=KNOWN)
     altered.load_state_dict(model.state_dict())
     altered.holdout_error.copy_(torch.tensor([3.0, 0.1, 2.0, 0.2]))
     choose_elites(altered)
@@ -319,9 +317,7 @@ def test_reward_and_termination_can_be_learned() -> None:
 @pytest.mark.parametrize("known", [True, False])
 def test_known_functions_are_used_only_if_asked_for(known: bool) -> None:
     config = replace(CONFIG, known_reward=known, known_termination=known, updates=1)
-    built = train_world_model(
-        small_dataset(), config, seed=0, reward=minus_one, terminated=beyond_one
-    )
+    built = train_world_model(small_dataset(), config, seed=0, known=KNOWN)
     _, reward, _ = built.step(torch.randn(4, 2), torch.randn(4, 2))
     assert bool((reward == -1).all()) == known
 

@@ -14,6 +14,7 @@ from ipd_lite.paper.acting import TransformerActor
 from ipd_lite.paper.dataset import OfflineDataset
 from ipd_lite.paper.distillation import make_policy, prepare_examples, train_policy
 from ipd_lite.paper.imagination import plan_in_chunks, planning_model
+from ipd_lite.paper.training import AS_WRITTEN, Compute
 from ipd_lite.paper.values import Values, train_values
 from ipd_lite.paper.world_model import WorldModel, train_world_model
 from ipd_lite.tasks import registry as tasks
@@ -69,9 +70,9 @@ def noise(observations: int, actions: int, episodes: int = 40, steps: int = 100)
 
 
 OPTIONS = {
-    "compile": configs.ComputeConfig(compile=True),
-    "autocast": configs.ComputeConfig(autocast=True),
-    "compile, autocast": configs.ComputeConfig(compile=True, autocast=True),
+    "compile": Compute(compile=True),
+    "autocast": Compute(autocast=True),
+    "compile, autocast": Compute(compile=True, autocast=True),
 }
 
 
@@ -79,7 +80,7 @@ OPTIONS = {
 def chosen(benchmark):
     """chosen(option): its ComputeConfig; skips what would only take time."""
 
-    def choose(option: str) -> configs.ComputeConfig:
+    def choose(option: str) -> Compute:
         if benchmark.disabled:
             pytest.skip("tests/test_compute.py tests the options")
         if OPTIONS[option].autocast and not bfloat16_pays():
@@ -170,7 +171,7 @@ def test_transformer_usual(measure, repeat):
 @pytest.mark.parametrize("option", [None, "autocast"], ids=["plain", "autocast"])
 @pytest.mark.parametrize("fused", [False, True], ids=["three-tokens", "fused-token"])
 def test_transformer(measure, repeat, chosen, fused, option):
-    compute = chosen(option) if option else configs.AS_WRITTEN
+    compute = chosen(option) if option else AS_WRITTEN
     config = big_transformer_config(fused_tokens=fused, updates=repeat(10 if fused else 4))
     data = noise(17, 6)
     values = Values(PUBLISHED_VALUES, 17, 6).eval().requires_grad_(False)
@@ -236,7 +237,7 @@ def test_world_model_usual(measure, repeat):
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method:DeprecationWarning")  # torch's own
 @pytest.mark.parametrize("option", [None, "autocast", "compile, autocast"])
 def test_world_model(measure, repeat, chosen, option):
-    compute = chosen(option) if option else configs.AS_WRITTEN
+    compute = chosen(option) if option else AS_WRITTEN
     config = big_world_model_config(updates=repeat(20))
     data = noise(17, 6)
     if compute.compile:
@@ -261,8 +262,7 @@ def test_world_model_lesson(measure, repeat):
             config,
             seed=0,
             position_dimensions=(0, 1),
-            reward=task.reward,
-            terminated=task.terminated,
+            known=task.known,
         ),
         config.updates,
         flops=flops.world_model_update(
@@ -298,7 +298,7 @@ def test_planning_usual(measure, repeat):
 @pytest.mark.parametrize("option", [None, "autocast"], ids=["plain", "autocast"])
 def test_planning(measure, repeat, chosen, option):
     """The same states; each candidate follows one of four elites."""
-    compute = chosen(option) if option else configs.AS_WRITTEN
+    compute = chosen(option) if option else AS_WRITTEN
     states = torch.randn(repeat(1000, 10), 17)
     config = configs.override(LESSON.planner, {"candidates": 64, "horizon": 5})
     values = Values(PUBLISHED_VALUES, 17, 6).eval().requires_grad_(False)
@@ -322,7 +322,7 @@ def test_planning_lesson(measure, repeat):
     states = torch.randn(repeat(1000, 10), 4)
     task = tasks.get_task("pointmaze-medium")
     values = Values(LESSON.values, 4, 2, (0, 1)).eval().requires_grad_(False)
-    world_model = WorldModel(LESSON.world_model, 4, 2, (0, 1), task.reward, task.terminated)
+    world_model = WorldModel(LESSON.world_model, 4, 2, task.known)
     world_model.eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
     model = planning_model(values, world_model, LESSON.planner, 0.99, generator)
