@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pandas as pd
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -58,3 +59,56 @@ def load_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[s
         raise
     except Exception as error:
         raise ValueError(f"{path} is damaged ({error}); delete it and run again") from error
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """All that a training loop must restore to go on as if it had never stopped.
+
+    Torch's default random numbers belong to it; whatever else changes is derived from the step.
+    """
+
+    modules: Mapping[str, nn.Module]
+    optimizers: Mapping[str, torch.optim.Optimizer]
+    generators: Mapping[str, torch.Generator]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the loop computes: its random numbers are drawn there."""
+        drawn = (generator.device for generator in self.generators.values())
+        return next(drawn, torch.device("cpu"))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state as named tensors."""
+        found = {"random/cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            found["random/cuda"] = torch.cuda.get_rng_state(self.device)
+        for name, module in self.modules.items():
+            found |= {f"module/{name}/{k}": v for k, v in module.state_dict().items()}
+        for name, optimizer in self.optimizers.items():
+            for index, state in optimizer.state_dict()["state"].items():
+                found |= {f"optimizer/{name}/{index}/{k}": v for k, v in state.items()}
+        for name, generator in self.generators.items():
+            found[f"generator/{name}"] = generator.get_state()
+        return found
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Restore what :meth:`tensors` gave, in place."""
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+
+        for name, module in self.modules.items():
+            module.load_state_dict(part(f"module/{name}/"))
+        for name, optimizer in self.optimizers.items():
+            state: dict[int, dict[str, Tensor]] = {}
+            for key, value in part(f"optimizer/{name}/").items():
+                index, field = key.split("/")
+                state.setdefault(int(index), {})[field] = value
+            groups = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({"state": state, "param_groups": groups})
+        for name, generator in self.generators.items():
+            generator.set_state(tensors[f"generator/{name}"])
+        torch.set_rng_state(tensors["random/cpu"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(tensors["random/cuda"], self.device)

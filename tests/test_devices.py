@@ -42,7 +42,7 @@ VALUES = ValueConfig(
     updates=4, batch_size=8, width=8, fourier_features=4, huber=1.0, actor_dropout=0.1
 )
 MODEL = WorldModelConfig(members=4, elites=2, width=8, depth=1, updates=4, fourier_features=4)
-KINDS = ("shooting", "cem", "mppi", "greedy-q", "random")
+KINDS = ("shooting", "greedy-q", "random")
 TASK = get_task("pointmaze-umaze")
 ROWS, STATE, ACTION = 24, 4, 2
 

@@ -21,20 +21,14 @@ from ipd_lite.paper.training import require
 class PlannerConfig:
     """Section 3.3: model-predictive control with a terminal value."""
 
-    kind: Literal["shooting", "mppi", "cem", "greedy-q", "random"] = "shooting"
+    kind: Literal["shooting", "greedy-q", "random"] = "shooting"
     candidates: int = 30
     horizon: int = 5
     first_noise: float = 0.5
     """Standard deviation of the noise on a candidate's first action (action range is [-1, 1])."""
     later_noise: float = 0.1
     top: int = 5  # PAPER SILENT
-    """The plan is the mean first action of this many best candidates (shooting, cem)."""
-    temperature: float = 1.0
-    """mppi: softmax temperature in units of the candidates' score deviation."""
-    rounds: int = 3
-    """cem, mppi: refinement rounds."""
-    smoothing: float = 0.1
-    """cem, mppi: share of the previous round's mean and deviation that is kept."""
+    """The plan is the mean first action of this many best candidates."""
 
     def __post_init__(self) -> None:
         require(self.horizon >= 1, "planner.horizon", self.horizon, "at least 1")
@@ -67,8 +61,8 @@ class Model:
 
 @dataclass(frozen=True)
 class Plan:
-    """action (B, A): what to do now. candidates (N, B, H, A) and their scores (N, B), the last
-    round's. paths (N, B, H + 1, S): imagined states, if asked for."""
+    """action (B, A): what to do now. candidates (N, B, H, A) and their scores (N, B).
+    paths (N, B, H + 1, S): imagined states, if asked for."""
 
     action: Tensor
     candidates: Tensor
@@ -97,19 +91,16 @@ def plan(
         return random_action(states, model, generator)
     if config.kind == "greedy-q":
         return greedy_q(states, model, config)
-    if config.kind == "shooting":
-        return random_shooting(states, model, config, keep_paths)
-    refine = mppi_refit if config.kind == "mppi" else cem_refit
-    return refined_shooting(states, model, config, generator, refine, keep_paths)
+    return random_shooting(states, model, config, keep_paths)
 
 
 def rollout(
-    states: Tensor, model: Model, candidates: int, horizon: int, actions: Tensor | None, paths: bool
+    states: Tensor, model: Model, candidates: int, horizon: int, paths: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Imagine N futures per state: actions (N, B, H, A), scores (N, B), paths or None.
 
     Score = discounted rewards up to the horizon or the terminal step, plus the discounted value of
-    the last state unless the future terminated. Without `actions`, `model.propose` acts.
+    the last state unless the future terminated.
     """
     count, state_width = states.shape
     rows = states.repeat(candidates, 1)
@@ -117,10 +108,7 @@ def rollout(
     weight = torch.ones_like(score)
     taken, visited = [], [rows]
     for depth in range(horizon):
-        if actions is None:
-            action = model.propose(rows, depth).clamp(model.low, model.high)
-        else:
-            action = actions[:, :, depth].flatten(0, 1)
+        action = model.propose(rows, depth).clamp(model.low, model.high)
         rows, reward, terminated = model.step(rows, action)
         # Beyond the terminal step nothing counts: a NaN there would spread through 0 * NaN.
         score = torch.where(weight > 0, score + weight * reward, score)
@@ -161,60 +149,11 @@ def random_shooting(
     The mean of a few good candidates is steadier than the single best, whose score owes more to
     the errors of model and value ("winner's curse").
     """
-    actions, scores, paths = rollout(
-        states, model, config.candidates, config.horizon, None, keep_paths
-    )
+    actions, scores, paths = rollout(states, model, config.candidates, config.horizon, keep_paths)
     scores = finite_scores(scores, config.top)
     best = scores.topk(config.top, dim=0).indices
     first = actions[:, :, 0].gather(0, best[..., None].expand(-1, -1, actions.shape[-1]))
     return Plan(first.mean(0), actions, scores, paths)
-
-
-def refined_shooting(
-    states: Tensor,
-    model: Model,
-    config: PlannerConfig,
-    generator: torch.Generator,
-    refit: Callable[[Tensor, Tensor, PlannerConfig], tuple[Tensor, Tensor]],
-    keep_paths: bool = False,
-) -> Plan:
-    """Shooting whose next round samples around what `refit` learned from the last one."""
-    actions, scores, paths = rollout(
-        states, model, config.candidates, config.horizon, None, keep_paths
-    )
-    scores = finite_scores(scores, config.top)
-    mean, deviation = refit(actions, scores, config)
-    for _ in range(config.rounds - 1):
-        noise = torch.empty_like(actions).normal_(generator=generator)
-        actions = (mean + deviation * noise).clamp(model.low, model.high)
-        actions, scores, paths = rollout(
-            states, model, config.candidates, config.horizon, actions, keep_paths
-        )
-        scores = finite_scores(scores, config.top)
-        new_mean, new_deviation = refit(actions, scores, config)
-        mean = config.smoothing * mean + (1 - config.smoothing) * new_mean
-        deviation = config.smoothing * deviation + (1 - config.smoothing) * new_deviation
-    return Plan(mean[:, 0].clamp(model.low, model.high), actions, scores, paths)
-
-
-def cem_refit(actions: Tensor, scores: Tensor, config: PlannerConfig) -> tuple[Tensor, Tensor]:
-    """Cross-entropy method: mean and deviation (B, H, A) of the `top` best sequences."""
-    best = scores.topk(config.top, dim=0).indices
-    chosen = actions.gather(0, best[..., None, None].expand(-1, -1, *actions.shape[2:]))
-    return chosen.mean(0), chosen.std(0, correction=0)
-
-
-def mppi_refit(actions: Tensor, scores: Tensor, config: PlannerConfig) -> tuple[Tensor, Tensor]:
-    """Model-predictive path integral control: softmax-weighted mean and deviation (B, H, A)."""
-    finite = scores.isfinite()
-    count = finite.sum(0)
-    center = scores.masked_fill(~finite, 0).sum(0) / count
-    spread = ((scores - center).masked_fill(~finite, 0).square().sum(0) / count).sqrt()
-    weight = ((scores - center) / (config.temperature * spread.clamp_min(1e-6))).softmax(0)
-    weight = weight[..., None, None]
-    actions = torch.where(weight > 0, actions, 0.0)  # a broken candidate may hold NaN
-    mean = (weight * actions).sum(0)
-    return mean, (weight * (actions - mean).square()).sum(0).sqrt()
 
 
 def greedy_q(states: Tensor, model: Model, config: PlannerConfig) -> Plan:

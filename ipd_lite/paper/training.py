@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ipd_lite.files import load_tensors, save_tensors
+from ipd_lite.files import TrainingState, load_tensors, save_tensors
 
 
 def require(condition: bool, field_name: str, value: object, expected: str) -> None:
@@ -239,11 +239,6 @@ def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
         yield
 
 
-def _device_of(generators: Mapping[str, torch.Generator]) -> torch.device:
-    """Where a stage is computed: its random numbers are drawn there."""
-    return next((generator.device for generator in generators.values()), torch.device("cpu"))
-
-
 class Checkpoint:
     """Progress, log and resumption of one training stage.
 
@@ -282,7 +277,8 @@ class Checkpoint:
         ones, the log. The caller must derive everything else from the step number.
         """
         self.stage, self.total = stage, total
-        first = self._restore(modules, optimizers, generators)
+        state = TrainingState(modules, optimizers, generators)
+        first = self._restore(state)
         self._started = time.perf_counter()
         bar = tqdm(total=total, initial=first, desc=stage, unit="update", disable=not self.progress)
         with bar:
@@ -290,7 +286,7 @@ class Checkpoint:
                 yield step
                 bar.update()
                 if self.path and (step + 1) % self.every == 0 and step + 1 < total:
-                    self._save(step + 1, modules, optimizers, generators)
+                    self._save(step + 1, state)
 
     def log(self, step: int, values: Mapping[str, Tensor]) -> None:
         """Keep the scalars of every `log_every`-th step and of the last; one host copy per row.
@@ -317,62 +313,23 @@ class Checkpoint:
         if self.path:
             self.path.unlink(missing_ok=True)
 
-    def _save(
-        self,
-        step: int,
-        modules: Mapping[str, nn.Module],
-        optimizers: Mapping[str, torch.optim.Optimizer],
-        generators: Mapping[str, torch.Generator],
-    ) -> None:
+    def _save(self, step: int, state: TrainingState) -> None:
         assert self.path
-        tensors = {"random/cpu": torch.get_rng_state()}
-        device = _device_of(generators)
-        if device.type == "cuda":
-            tensors["random/cuda"] = torch.cuda.get_rng_state(device)
-        for name, module in modules.items():
-            tensors |= {f"module/{name}/{k}": v for k, v in module.state_dict().items()}
-        for name, optimizer in optimizers.items():
-            for index, state in optimizer.state_dict()["state"].items():
-                tensors |= {f"optimizer/{name}/{index}/{k}": v for k, v in state.items()}
-        for name, generator in generators.items():
-            tensors[f"generator/{name}"] = generator.get_state()
         seconds = self.seconds_before + time.perf_counter() - self._started
-        meta = {"step": step, "rows": self.rows, "seconds": seconds, "device": device.type}
-        save_tensors(self.path, tensors, meta)
+        device = state.device.type
+        meta = {"step": step, "rows": self.rows, "seconds": seconds, "device": device}
+        save_tensors(self.path, state.tensors(), meta)
 
-    def _restore(
-        self,
-        modules: Mapping[str, nn.Module],
-        optimizers: Mapping[str, torch.optim.Optimizer],
-        generators: Mapping[str, torch.Generator],
-    ) -> int:
+    def _restore(self, state: TrainingState) -> int:
         if self.path is None or not self.path.exists():
             return 0
         tensors, meta = load_tensors(self.path)
-        device = _device_of(generators)
-        if meta["device"] != device.type:  # random states of one kind mean nothing to the other
+        device = state.device.type
+        if meta["device"] != device:  # random states of one kind mean nothing to the other
             raise ValueError(
-                f"{self.path} was begun on {meta['device']} and cannot go on on {device.type}; use "
+                f"{self.path} was begun on {meta['device']} and cannot go on on {device}; use "
                 f"--device {meta['device']}, or delete it to begin again"
             )
-
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
-
-        for name, module in modules.items():
-            module.load_state_dict(part(f"module/{name}/"))
-        for name, optimizer in optimizers.items():
-            state: dict[int, dict[str, Tensor]] = {}
-            for key, value in part(f"optimizer/{name}/").items():
-                index, field = key.split("/")
-                state.setdefault(int(index), {})[field] = value
-            groups = optimizer.state_dict()["param_groups"]
-            optimizer.load_state_dict({"state": state, "param_groups": groups})
-        for name, generator in generators.items():
-            generator.set_state(tensors[f"generator/{name}"])
-        torch.set_rng_state(tensors["random/cpu"])
-        if device.type == "cuda":
-            torch.cuda.set_rng_state(tensors["random/cuda"], device)
-        self.rows = list(meta["rows"])
-        self.seconds_before = float(meta["seconds"])
+        state.load(tensors)
+        self.rows, self.seconds_before = list(meta["rows"]), float(meta["seconds"])
         return int(meta["step"])
