@@ -26,11 +26,12 @@ from tests.recorded import smoke, umaze_data
 TASK = get_task(NAME)
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "notebooks" / "README.md").read_text()
+SYMBOLS = (ROOT / "ipd_lite" / "paper" / "README.md").read_text()
 
 
 def symbols() -> list[tuple[str, str, str, str]]:
     """Rows of the symbol table: paper's symbol, name in code, module, shape."""
-    table = PAGE.split("## Symbols")[1].split("## Glossary")[0]
+    table = SYMBOLS.split("## Symbols")[1].split("\n## ")[0]
     rows = re.findall(r"^\| (.+?) \| `(.+?)` \| `(.+?)` \| (.+?) \|$", table, re.MULTILINE)
     assert len(rows) >= 20
     return rows
@@ -44,7 +45,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
 
 @pytest.mark.parametrize(("symbol", "name", "module", "shape"), symbols())
 def test_symbol_names_exist(symbol: str, name: str, module: str, shape: str) -> None:
-    thing = importlib.import_module(f"ipd_lite.{module}")
+    thing = importlib.import_module(f"ipd_lite.paper.{module}")
     owner, _, member = name.partition(".")
     thing = getattr(thing, owner)
     if member and dataclasses.is_dataclass(thing):

@@ -150,6 +150,10 @@ def test_versions_agree():
     assert Version(citation["version"]) == Version(ipd_lite.__version__)
     paper = citation["references"][0]
     assert paper["identifiers"][0]["value"] == "arXiv:2603.04289"
+    assert paper["doi"] == "10.65109/BELB5985"
+    assert [author["family-names"] for author in paper["authors"]] == [
+        "Qin", "Wang", "Zhou", "Liu", "Dong", "Ji",
+    ]  # fmt: skip
     assert paper["title"].startswith("IPD: Boosting Sequential Policy")
     assert "Copyright (c) 2026 ipd-lite authors" in (ROOT / "LICENSE").read_text()
     assert citation["license"] == PROJECT["license"] == "MIT"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -85,12 +84,6 @@ def test_video_is_an_animated_png() -> None:
     assert data.startswith(b"\x89PNG")
     with Image.open(io.BytesIO(data)) as video:
         assert video.n_frames == max(len(path) for path in PATHS)
-
-
-def test_readme_pictures_have_words() -> None:
-    text = (Path(__file__).resolve().parents[1] / "README.md").read_text()
-    words = re.findall(r"!\[(.*?)\]\(", text)
-    assert words and all(len(alt) > 30 for alt in words)
 
 
 # -- one test per figure ---------------------------------------------------------------------------
