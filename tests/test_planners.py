@@ -244,11 +244,8 @@ def test_rows_are_candidates_outermost() -> None:
     candidates=st.integers(1, 4),
     count=st.integers(1, 3),
     horizon=st.integers(1, 5),
-    given_actions=st.booleans(),
 )
-def test_scores_equal_a_loop(
-    seed: int, candidates: int, count: int, horizon: int, given_actions: bool
-) -> None:
+def test_scores_equal_a_loop(seed: int, candidates: int, count: int, horizon: int) -> None:
     """Rewards up to the terminal step, then nothing; else the value of the last state."""
 
     def step(states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -258,15 +255,10 @@ def test_scores_equal_a_loop(
     generator = torch.Generator().manual_seed(seed)
     states = torch.randn(count, 2, generator=generator)
     model = quadratic_model(seed, step=step)
-    actions = torch.randn(candidates, count, horizon, 2, generator=generator)
-    taken, scores, paths = rollout(
-        states, model, candidates, horizon, actions if given_actions else None, True
-    )
+    taken, scores, paths = rollout(states, model, candidates, horizon, True)
     assert paths is not None
     assert taken.shape == (candidates, count, horizon, 2)
     assert paths.shape == (candidates, count, horizon + 1, 2)
-    if given_actions:
-        torch.testing.assert_close(taken, actions)
     for n in range(candidates):
         for b in range(count):
             state, total, over = states[b], 0.0, False
@@ -294,7 +286,7 @@ def test_nothing_after_the_terminal_step_counts(broken: str) -> None:
         return torch.full((len(states),), torch.nan if broken == "value" else 5.0)
 
     model = quadratic_model(step=step, value=value)
-    _, scores, _ = rollout(torch.zeros(2, 2), model, 3, 4, None, False)
+    _, scores, _ = rollout(torch.zeros(2, 2), model, 3, 4, False)
     assert (scores == -1).all()
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ipd_lite.files import load_tensors, save_tensors, write_atomically, write_csv, write_json
 from ipd_lite.paper.training import Checkpoint, seeded
 from ipd_lite.paper.values import ValueConfig, train_values
-from ipd_lite.paper.world_model import WorldModelConfig, train_world_model
+from ipd_lite.paper.world_model import Known, WorldModelConfig, train_world_model
 from ipd_lite.study.storage import Stage, key_of, versions
 from tests.helpers import Killed, KilledCheckpoint, same_bits, small_dataset
 
@@ -231,7 +231,11 @@ def values_stage(checkpoint: Checkpoint, seed: int = 0) -> nn.Module:
 
 def model_stage(checkpoint: Checkpoint, seed: int = 0) -> nn.Module:
     return train_world_model(
-        small_dataset(), MODEL, seed=seed, position_dimensions=(0,), checkpoint=checkpoint
+        small_dataset(),
+        MODEL,
+        seed=seed,
+        known=Known(position_dimensions=(0,)),
+        checkpoint=checkpoint,
     )
 
 

@@ -261,7 +261,6 @@ def test_world_model_lesson(measure, repeat):
             data,
             config,
             seed=0,
-            position_dimensions=(0, 1),
             known=task.known,
         ),
         config.updates,
