@@ -29,8 +29,8 @@ from ipd_lite.mazes import (
     solve_time_to_goal,
 )
 from ipd_lite.nets import in_chunks
+from ipd_lite.snapshots import ENVIRONMENTS
 from ipd_lite.tasks import MazeRecipe, Task
-from ipd_lite.train_behaviour import ENVIRONMENTS
 from ipd_lite.uncertainty import inside_threshold
 from ipd_lite.world_model import WorldModel
 

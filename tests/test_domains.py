@@ -12,14 +12,14 @@ from ipd_lite.collect import collect
 from ipd_lite.demo import demo
 from ipd_lite.experiments import run
 from ipd_lite.minari_files import load_task
-from ipd_lite.tasks import TASKS, SnapshotRecipe, get_task
+from ipd_lite.tasks import TASKS, get_task
 
 
 @pytest.fixture(scope="module", autouse=True)
 def hopper_recording() -> None:
     """A short `hopper-medium` in the session's datasets folder."""
     task = get_task("hopper-medium")
-    collect(replace(task, recipe=SnapshotRecipe("hopper", "medium", steps=200, copies=3)), False)
+    collect(replace(task, recipe=replace(task.recipe, steps=200, copies=3)), False)
 
 
 def test_behaviour_without_a_controller_is_the_score_of_the_data(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from ipd_lite.collect import collect
 from ipd_lite.data import from_arrays
 from ipd_lite.minari_files import load_task, save_minari
 from ipd_lite.survey import here, return_histogram
-from ipd_lite.tasks import SnapshotRecipe, get_task
+from ipd_lite.tasks import get_task
 from tests.test_fetch import d4rl_arrays
 
 
@@ -23,7 +23,7 @@ from tests.test_fetch import d4rl_arrays
 def hopper(datasets: Path) -> str:
     """A short `hopper-medium` and somebody else's data for the same robot."""
     task = get_task("hopper-medium")
-    collect(replace(task, recipe=SnapshotRecipe("hopper", "medium", steps=60, copies=2)), False)
+    collect(replace(task, recipe=replace(task.recipe, steps=60, copies=2)), False)
     arrays = d4rl_arrays(["terminal", "timeout"])
 
     del arrays["timeouts"]

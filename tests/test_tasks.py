@@ -8,9 +8,9 @@ import torch
 
 from ipd_lite.config import PRESETS
 from ipd_lite.mazes import geometry, waypoint_action
+from ipd_lite.snapshots import ENVIRONMENTS as ENVIRONMENT_IDS
+from ipd_lite.snapshots import act, load_snapshots
 from ipd_lite.tasks import TASKS, MazeRecipe, Task, get_task
-from ipd_lite.train_behaviour import ENVIRONMENTS as ENVIRONMENT_IDS
-from ipd_lite.train_behaviour import act, load_snapshots
 
 MAZE_TASKS = [task for task in TASKS.values() if isinstance(task.recipe, MazeRecipe)]
 ENVIRONMENTS = {task.environment: task for task in MAZE_TASKS}
@@ -66,10 +66,10 @@ def test_known_locomotion_termination_agrees_with_every_step(robot: str) -> None
     """Under random actions, which soon end in a fall, and under a trained actor."""
     task = get_task(f"{robot}-medium")
     assert task.terminated
-    snapshots = load_snapshots(robot)
+    snapshots = load_snapshots(f"{robot}-tqc-0")
     env, generator = task.make(), np.random.default_rng(0)
     ends = steps = 0
-    for seed, weights in enumerate([None] * 6 + [list(snapshots.values())[-1]]):
+    for seed, weights in enumerate([None] * 6 + [snapshots[max(snapshots)]]):
         observation, _ = env.reset(seed=seed)
         over = False
         for _ in range(300):
