@@ -13,14 +13,13 @@ from ipd_lite.study.run import run
 from ipd_lite.tasks.collect import collect
 from ipd_lite.tasks.load import load_task
 from ipd_lite.tasks.registry import TASKS, get_task
-from ipd_lite.tasks.task import SnapshotRecipe
 
 
 @pytest.fixture(scope="module", autouse=True)
 def hopper_recording() -> None:
     """A short `hopper-medium` in the session's datasets folder."""
     task = get_task("hopper-medium")
-    collect(replace(task, recipe=SnapshotRecipe("hopper", "medium", steps=200, copies=3)), False)
+    collect(replace(task, recipe=replace(task.recipe, steps=200, copies=3)), False)
 
 
 def test_behaviour_without_a_controller_is_the_score_of_the_data(tmp_path: Path) -> None:

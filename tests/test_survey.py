@@ -17,7 +17,6 @@ from ipd_lite.report.survey import here, return_histogram
 from ipd_lite.tasks.collect import collect
 from ipd_lite.tasks.load import load_task
 from ipd_lite.tasks.registry import get_task
-from ipd_lite.tasks.task import SnapshotRecipe
 from tests.test_fetch import d4rl_arrays
 
 
@@ -25,7 +24,7 @@ from tests.test_fetch import d4rl_arrays
 def hopper(datasets: Path) -> str:
     """A short `hopper-medium` and somebody else's data for the same robot."""
     task = get_task("hopper-medium")
-    collect(replace(task, recipe=SnapshotRecipe("hopper", "medium", steps=60, copies=2)), False)
+    collect(replace(task, recipe=replace(task.recipe, steps=60, copies=2)), False)
     arrays = d4rl_arrays(["terminal", "timeout"])
 
     del arrays["timeouts"]

@@ -30,7 +30,7 @@ import numpy as np
 import tyro
 from safetensors.numpy import save_file
 
-ENVIRONMENTS = {"hopper": "Hopper-v5", "halfcheetah": "HalfCheetah-v5", "walker2d": "Walker2d-v5"}
+from ipd_lite.tasks.snapshots import ENVIRONMENTS
 
 
 @dataclass(frozen=True)
@@ -82,14 +82,11 @@ def new_model(run: Behaviour, worlds: Any) -> Any:
     """A fresh SAC or TQC with the run's sizes."""
     from sbx import SAC, TQC
 
-    algorithm, own = {"sac": (SAC, {}), "tqc": (TQC, {})}[run.algorithm]
-    policy: dict[str, Any] = {
-        "net_arch": {"pi": [run.actor_width] * 2, "qf": [run.critic_width] * 2}
-    }
+    algorithm = {"sac": SAC, "tqc": TQC}[run.algorithm]
+    own: dict[str, Any] = {}
+    policy = {"net_arch": {"pi": [run.actor_width] * 2, "qf": [run.critic_width] * 2}}
     if run.algorithm == "tqc":
-        policy["top_quantiles_to_drop_per_net"] = run.dropped_quantiles
         own = {"top_quantiles_to_drop_per_net": run.dropped_quantiles}
-        del policy["top_quantiles_to_drop_per_net"]
     return algorithm(
         "MlpPolicy",
         worlds,

@@ -5,11 +5,13 @@ gets another one, with no reset in between. The stream is *undirected*: it knows
 task's goal. Afterwards it is labelled with the task (reward -1 per decision, terminated at the
 goal) and cut into short episodes, so that no single one leads from a far start to the goal.
 
-**Locomotion.** Packaged snapshots of one SAC training (`train_behaviour.py`) act with their
-exploration noise. The *expert* is the snapshot with the best measured return (so its score flatters
-a little: the best of about twenty), *medium* the one nearest a third of the expert's score.
-`medium` is logged by that actor alone, `medium-replay` by every snapshot up to it as the training
-went by, `medium-expert` is `medium` followed by as much of the expert.
+**Locomotion.** Packaged snapshots of a training (`snapshots.py`) act with their exploration noise.
+Which training, and which of its snapshots is `medium` and which the expert, is written in the
+task's recipe: medium is the one whose noisy episodes come nearest to the mean and the spread of
+D4RL's set, the expert the one with the best measured return (so its score flatters a little: the
+best of about fifty). `medium` is logged by that actor alone, `medium-replay` by every packaged
+snapshot up to it as the training went by, `full-replay` by all of them, `medium-expert` is half
+`medium` and half expert.
 """
 
 from __future__ import annotations
@@ -34,38 +36,8 @@ from ipd_lite.tasks.mazes import (
     make_point_maze,
     waypoint_action,
 )
-from ipd_lite.tasks.snapshots import ENVIRONMENTS, SNAPSHOT_FOLDER, act, load_snapshots, read_table
+from ipd_lite.tasks.snapshots import ENVIRONMENTS, Actor, act, load_snapshots, robot_of
 from ipd_lite.tasks.task import MazeRecipe, SnapshotRecipe, Task
-
-
-class MazeBehaviour:
-    """The policy that collected a maze's data: undirected, noisy, one goal after another."""
-
-    def __init__(self, recipe: MazeRecipe, seed: int) -> None:
-        self.recipe, self.maze, self.seed = recipe, geometry(recipe.maze), seed
-
-    def begin(self, slots: int) -> None:
-        """No goals yet."""
-        self.generator = np.random.default_rng(self.seed)
-        self.goals = np.zeros((slots, 2))
-
-    def reset(self, rows: Tensor) -> None:
-        """A new random goal for every new episode."""
-        for row in rows.tolist():
-            self.goals[row] = random_position(self.maze, self.generator)
-
-    def act(self, observations: Tensor, rewards: Tensor, rows: Tensor) -> Tensor:
-        """Noisy waypoint control to each slot's current goal."""
-        states, slots = observations.cpu().numpy().astype(np.float64), rows.cpu().numpy()
-        for i, slot in enumerate(slots):
-            while np.linalg.norm(states[i, :2] - self.goals[slot]) <= GOAL_RADIUS:
-                self.goals[slot] = random_position(self.maze, self.generator)
-        action = behaviour_action(self.maze, states, self.goals[slots], self.recipe, self.generator)
-        return torch.as_tensor(action, dtype=torch.float32, device=observations.device)
-
-
-Actor = dict[str, NDArray[np.float32]]
-"""Weights of one snapshot, see `train_behaviour.act`."""
 
 
 def record_stream(recipe: MazeRecipe, progress: bool = True) -> tuple[Array, Array]:
@@ -129,23 +101,6 @@ def label_stream(observations: Array, actions: Array, goal: Array, length: int) 
     return episodes
 
 
-def measured_scores(robot: str) -> dict[int, float]:
-    """Normalized score of every packaged snapshot of `robot`, by training step, in order."""
-    rows = read_table(SNAPSHOT_FOLDER / "snapshots.csv")
-    return {
-        int(row["step"]): float(row["normalized_score"])
-        for row in rows
-        if row["environment"] == robot
-    }
-
-
-def medium_and_expert(scores: dict[int, float]) -> tuple[int, int]:
-    """Training steps of the snapshot nearest a third of the best score, and of the best one."""
-    expert = max(scores, key=lambda step: scores[step])
-    before = [step for step in scores if step <= expert]
-    return min(before, key=lambda step: abs(scores[step] - scores[expert] / 3)), expert
-
-
 def training_shares(steps: Sequence[int], total: int) -> list[int]:
     """How many of `total` logged steps each snapshot contributes to a replay, shape of `steps`.
 
@@ -158,20 +113,27 @@ def training_shares(steps: Sequence[int], total: int) -> list[int]:
     return [int(count) for count in counts]
 
 
-def plan_streams(recipe: SnapshotRecipe) -> list[list[tuple[Actor, int]]]:
-    """Independent streams of (actor, steps per environment copy) that make up a dataset."""
-    scores = measured_scores(recipe.robot)
-    medium, expert = medium_and_expert(scores)
-    actors = load_snapshots(recipe.robot)
-    if recipe.mixture == "medium-replay":
-        up_to_medium = [step for step in scores if step <= medium]
-        counts = training_shares(up_to_medium, recipe.steps)
-        pairs = zip(up_to_medium, counts, strict=True)
-        return [[(actors[step], count) for step, count in pairs]]
-    streams = [[(actors[medium], recipe.steps)]]
+def plan_streams(recipe: SnapshotRecipe) -> list[list[tuple[int, int]]]:
+    """Independent streams of (training step of the actor, steps per environment copy).
+
+    A stream is logged by one set of environment copies from start to end. The counts of all streams
+    sum to `recipe.steps`.
+
+    Raises:
+        DataError: the recipe names a snapshot that is not packaged.
+    """
+    packaged = list(load_snapshots(recipe.training))
+    for step in recipe.named_steps:
+        if step not in packaged:
+            raise DataError(f"{recipe.training} has no packaged snapshot at step {step}")
+    if recipe.mixture == "medium":
+        return [[(recipe.medium, recipe.steps)]]
     if recipe.mixture == "medium-expert":
-        streams.append([(actors[expert], recipe.steps)])
-    return streams
+        half = recipe.steps // 2
+        return [[(recipe.medium, half)], [(recipe.expert, recipe.steps - half)]]
+    last = recipe.medium if recipe.mixture == "medium-replay" else packaged[-1]
+    logged = [step for step in packaged if step <= last]
+    return [list(zip(logged, training_shares(logged, recipe.steps), strict=True))]
 
 
 def record_actors(
@@ -179,6 +141,7 @@ def record_actors(
     stream: Sequence[tuple[Actor, int]],
     copies: int,
     seed: int,
+    noise: float = 1.0,
     progress: bool = True,
 ) -> list[Episode]:
     """Episodes in the order in which they began; every copy steps under the same actor.
@@ -194,7 +157,7 @@ def record_actors(
     total = sum(steps for _, steps in stream)
     bar = tqdm(total=total * copies, desc="collect", unit="step", disable=not progress)
     for clock, actor in enumerate(_each_step(stream), start=1):
-        actions = act(actor, observation, generator)
+        actions = act(actor, observation, generator, noise)
         for i, env in enumerate(environments):
             following, reward, terminated, truncated, _ = env.step(actions[i])
             logs[i].add(following, actions[i], float(reward), terminated)
@@ -256,14 +219,16 @@ def record_maze(recipe: MazeRecipe, progress: bool = True) -> list[Episode]:
 
 def record_locomotion(recipe: SnapshotRecipe, progress: bool = True) -> list[Episode]:
     """The locomotion recipe from start to end."""
+    actors = load_snapshots(recipe.training)
     return [
         episode
         for number, stream in enumerate(plan_streams(recipe))
         for episode in record_actors(
-            ENVIRONMENTS[recipe.robot],
-            stream,
+            ENVIRONMENTS[robot_of(recipe.training)],
+            [(actors[step], steps) for step, steps in stream],
             recipe.copies,
             recipe.seed + number * recipe.copies,
+            recipe.noise,
             progress,
         )
     ]
@@ -272,13 +237,13 @@ def record_locomotion(recipe: SnapshotRecipe, progress: bool = True) -> list[Epi
 def _algorithm(recipe: MazeRecipe | SnapshotRecipe) -> str:
     if isinstance(recipe, MazeRecipe):
         return f"waypoint controller, speed {recipe.speed}, noise {recipe.noise}"
-    medium, expert = medium_and_expert(measured_scores(recipe.robot))
     steps = {
-        "medium": f"snapshot at step {medium}",
-        "medium-replay": f"snapshots up to step {medium}",
-        "medium-expert": f"snapshots at steps {medium} and {expert}",
+        "medium": f"snapshot at step {recipe.medium}",
+        "medium-replay": f"snapshots up to step {recipe.medium}",
+        "full-replay": "all packaged snapshots",
+        "medium-expert": f"snapshots at steps {recipe.medium} and {recipe.expert}",
     }
-    return f"SAC, {steps[recipe.mixture]}, with exploration noise"
+    return f"{recipe.training}: {steps[recipe.mixture]}, {recipe.noise:g} x exploration noise"
 
 
 def collect_missing(task: Task, progress: bool = True) -> None:
@@ -288,7 +253,7 @@ def collect_missing(task: Task, progress: bool = True) -> None:
 
 
 def collect(task: Task, progress: bool = True, replace_existing: bool = False) -> OfflineDataset:
-    """Collect the task's dataset and store it in Minari's folder (about half a minute).
+    """Collect the task's dataset and store it in Minari's folder (a minute or two).
 
     The same recipe gives the same bytes on the same machine.
 
@@ -315,3 +280,29 @@ def collect(task: Task, progress: bool = True, replace_existing: bool = False) -
         replace_existing=replace_existing,
     )
     return dataset
+
+
+class MazeBehaviour:
+    """The policy that collected a maze's data: undirected, noisy, one goal after another."""
+
+    def __init__(self, recipe: MazeRecipe, seed: int) -> None:
+        self.recipe, self.maze, self.seed = recipe, geometry(recipe.maze), seed
+
+    def begin(self, slots: int) -> None:
+        """No goals yet."""
+        self.generator = np.random.default_rng(self.seed)
+        self.goals = np.zeros((slots, 2))
+
+    def reset(self, rows: Tensor) -> None:
+        """A new random goal for every new episode."""
+        for row in rows.tolist():
+            self.goals[row] = random_position(self.maze, self.generator)
+
+    def act(self, observations: Tensor, rewards: Tensor, rows: Tensor) -> Tensor:
+        """Noisy waypoint control to each slot's current goal."""
+        states, slots = observations.cpu().numpy().astype(np.float64), rows.cpu().numpy()
+        for i, slot in enumerate(slots):
+            while np.linalg.norm(states[i, :2] - self.goals[slot]) <= GOAL_RADIUS:
+                self.goals[slot] = random_position(self.maze, self.generator)
+        action = behaviour_action(self.maze, states, self.goals[slots], self.recipe, self.generator)
+        return torch.as_tensor(action, dtype=torch.float32, device=observations.device)

@@ -28,17 +28,37 @@ class MazeRecipe:
     seed: int = 0
 
 
+Mixture = Literal["medium", "medium-replay", "full-replay", "medium-expert"]
+
+
 @dataclass(frozen=True)
 class SnapshotRecipe:
-    """How a locomotion dataset is logged by the packaged SAC snapshots (see `collect.py`)."""
+    """How a locomotion dataset is logged by packaged snapshots (see `collect.py`)."""
 
-    robot: Literal["hopper", "halfcheetah", "walker2d"]
-    mixture: Literal["medium", "medium-replay", "medium-expert"]
-    steps: int = 10_000
-    """Steps of each environment copy; `medium-expert` logs this many twice."""
+    mixture: Mixture
+    training: str
+    """Which training's snapshots act: a file of `snapshot_files/`."""
+    medium: int = 0
+    """Training step of the snapshot that is `medium`; `full-replay` has none."""
+    expert: int = 0
+    """Training step of the expert, of `medium-expert` alone."""
+    noise: float = 1.0
+    """Factor of the exploration noise; 1 is the noise of the training."""
+    steps: int = 20_000
+    """Steps of each environment copy, all actors together."""
     copies: int = 10
     """Environments side by side under one batched actor."""
     seed: int = 0
+
+    @property
+    def named_steps(self) -> tuple[int, ...]:
+        """Training steps that must be packaged for this recipe."""
+        return {
+            "medium": (self.medium,),
+            "medium-replay": (self.medium,),
+            "full-replay": (),
+            "medium-expert": (self.medium, self.expert),
+        }[self.mixture]
 
 
 @dataclass(frozen=True)
