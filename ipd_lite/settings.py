@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
-from ipd_lite.names import unknown
 from ipd_lite.paper.dataset import DataConfig
 from ipd_lite.paper.distillation import DistillationConfig
 from ipd_lite.paper.imagination import ImaginationConfig
@@ -22,6 +21,7 @@ from ipd_lite.paper.world_model import WorldModelConfig
 from ipd_lite.rivals.cloning import CloningConfig
 from ipd_lite.rivals.cql import CQLConfig
 from ipd_lite.rivals.td3bc import TD3BCConfig
+from ipd_lite.suggestions import unknown
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 Preset = Literal["smoke", "lesson", "paper"]
@@ -63,17 +63,15 @@ class Config:
         for stage in fields(self):
             if is_dataclass(part := getattr(self, stage.name)):
                 check(part, stage.name)
-        model, policy, imagined = self.world_model, self.distillation, self.imagination
-        candidates, least = self.planner.candidates, imagined.min_length
-        for fits, name, value, expected in (
-            (candidates % model.elites == 0, "planner.candidates", candidates,
-             f"a multiple of world_model.elites ({model.elites})"),
-            (policy.width % policy.heads == 0, "distillation.width", policy.width,
-             f"a multiple of distillation.heads ({policy.heads})"),
-            (least <= imagined.length, "imagination.min_length", least,
-             f"at most imagination.length ({imagined.length})"),
-        ):  # fmt: skip
-            require(fits, name, value, expected)
+        candidates, elites = self.planner.candidates, self.world_model.elites
+        expected = f"a multiple of world_model.elites ({elites})"
+        require(candidates % elites == 0, "planner.candidates", candidates, expected)
+        width, heads = self.distillation.width, self.distillation.heads
+        expected = f"a multiple of distillation.heads ({heads})"
+        require(width % heads == 0, "distillation.width", width, expected)
+        least, most = self.imagination.min_length, self.imagination.length
+        expected = f"at most imagination.length ({most})"
+        require(least <= most, "imagination.min_length", least, expected)
 
 
 MOST = 10**18
@@ -239,7 +237,7 @@ T = TypeVar("T")
 
 def names(config: Any, prefix: str = "") -> list[str]:
     """Every field of a (nested) configuration, dotted."""
-    found = []
+    found: list[str] = []
     for name, value in vars(config).items():
         inside = is_dataclass(value)
         found += names(value, f"{prefix}{name}.") if inside else [prefix + name]
@@ -278,5 +276,4 @@ def from_dict(values: Mapping[str, Any]) -> Config:
         TypeError: an unknown field.
     """
     kinds = get_type_hints(Config)
-    stages = {name: kinds.get(name) for name in values}
-    return Config(**{k: stages[k](**v) if isinstance(v, dict) else v for k, v in values.items()})
+    return Config(**{k: kinds[k](**v) if isinstance(v, dict) else v for k, v in values.items()})

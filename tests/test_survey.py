@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from ipd_lite.report.survey import here, return_histogram
 
 from ipd_lite import plots
 from ipd_lite.cli import main
 from ipd_lite.data.episodes import from_arrays
 from ipd_lite.data.minari_files import save_minari
-from ipd_lite.report.survey import here, return_histogram
 from ipd_lite.tasks.collect import collect
 from ipd_lite.tasks.load import load_task
 from ipd_lite.tasks.registry import get_task

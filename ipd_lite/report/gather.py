@@ -1,26 +1,32 @@
-"""From the folders of finished runs to the committed result files, which `ipd-lite figures` draws."""
+"""From the folders of finished runs to the result files that `ipd-lite figures` draws."""
 
 from __future__ import annotations
 
-import json
+import contextlib
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from joblib import Parallel, delayed
 
 from ipd_lite.files import save_tensors, write_csv, write_json
+from ipd_lite.paper.dataset import OfflineDataset
 from ipd_lite.report.inside import inside_arrays, inside_numbers
 from ipd_lite.study.methods import METHODS
-from ipd_lite.study.names import read_scores
-from ipd_lite.study.run import reopen, run_folder
-from ipd_lite.study.sweep import SHOWN, Unit, opened_task
+from ipd_lite.study.names import Damaged, read_json, read_scores, run_folder
+from ipd_lite.study.run import reopen
+from ipd_lite.study.spec import Unit
+from ipd_lite.tasks.load import load_task
 from ipd_lite.tasks.registry import get_task
-from ipd_lite.tasks.task import MazeRecipe
+from ipd_lite.tasks.task import MazeRecipe, Task
 
+BINS = 40
+"""Of the histograms of returns."""
 SHOWN = ("pointmaze-medium-slow", "ipd", 0)
 """Task, method and seed of the run that the figures look into."""
 INSIDE_METHODS = ("ipd", "ipd-greedy", "ipd-random", "ipd-nogate")
@@ -54,7 +60,7 @@ def write_results(units: Sequence[Unit], out: Path, results: Path, *, device: st
     return paths
 
 
-def write_survey(units: Sequence[Unit], out: Path, results: Path) -> list[Path]:
+def write_survey(units: Sequence[Unit], out: Path, results: Path, *, device: str) -> list[Path]:
     """Write tasks.csv, the last checkpoints of the finished ones of these units with the source of
     the data, and returns.csv, what their tasks' data looks like. Rows of other tasks stay."""
     finished = readable(units, out)
@@ -107,7 +113,7 @@ def _inside(folder: Path, device: str) -> dict[str, Any]:
         pipeline = reopen(folder, device=device)
         if not len(pipeline.continuations):
             return {}
-        method = json.loads((folder / "config.json").read_text())["method"]
+        method = read_json(folder / "config.json")["method"]
         write_json(file, {"method": method, **inside_numbers(pipeline)})
     return read_json(file)
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ipd_lite.names import unknown
+from ipd_lite.suggestions import unknown
 
 IPD_PAPER = "IPD, arXiv 2603.04289"
 
@@ -155,8 +155,3 @@ def get_method(name: str) -> Method:
     if name not in METHODS:
         raise unknown("method", name, METHODS, "ipd-lite methods")
     return METHODS[name]
-
-
-def label_of(method: str, variant: str = "") -> str:
-    """How a method with changed fields is called in folders, tables and figures."""
-    return f"{method}@{variant}" if variant else method

@@ -30,8 +30,8 @@ from ipd_lite.settings import (
     from_dict,
 )
 from ipd_lite.study.actors import actors
-from ipd_lite.study.folders import read_json, read_run, read_scores, run_folder, same
-from ipd_lite.study.methods import get_method, label_of
+from ipd_lite.study.methods import get_method
+from ipd_lite.study.names import label_of, read_json, read_run, read_scores, run_folder, same
 from ipd_lite.study.pipeline import FORMAT, Pipeline, choose_device
 from ipd_lite.study.storage import Stage, exclusive, peak_memory, provenance, reset_peak_memory
 from ipd_lite.tasks.own_data import open_task

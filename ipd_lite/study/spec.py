@@ -11,8 +11,7 @@ from typing import Any
 
 from ipd_lite.data.minari_files import local_path
 from ipd_lite.settings import PRESETS, Config, as_dict, check_number
-from ipd_lite.study.folders import read_run, run_folder, same
-from ipd_lite.study.methods import label_of
+from ipd_lite.study.names import label_of, read_run, run_folder, same
 from ipd_lite.study.pipeline import FORMAT
 from ipd_lite.study.run import configured
 from ipd_lite.tasks.own_data import check_fit, open_task
@@ -184,7 +183,6 @@ def here() -> tuple[str, ...]:
 
 def expand(
     spec: Spec,
-    *,
     tasks: Sequence[str] = (),
     methods: Sequence[str] = (),
     seeds: Sequence[int] = (),

@@ -26,7 +26,7 @@ from joblib import Parallel, delayed, effective_n_jobs
 from tqdm import tqdm
 
 from ipd_lite.files import write_json
-from ipd_lite.study.folders import Damaged, read_json
+from ipd_lite.study.names import Damaged, read_json
 from ipd_lite.study.run import run
 from ipd_lite.study.spec import Unit
 from ipd_lite.study.storage import in_use
