@@ -316,7 +316,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"ipd-lite {__version__}")
         return 0
     try:
-        _parse(arguments).run()
+        command = _parse(arguments)
+        _check(command)
+        command.run()
     except KeyboardInterrupt:
         print("stopped; the same command continues from here", file=sys.stderr)
         return 130
@@ -327,6 +329,15 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"ipd-lite: {text or type(error).__name__}", file=sys.stderr)
         return 1
     return 0
+
+
+def _check(command: Command) -> None:
+    least = {"threads": 0, "workers": 1, "episodes": 1}
+    if found := {name: vars(command)[name] for name in least if name in vars(command)}:
+        from ipd_lite.settings import check_number
+
+        for name, value in found.items():
+            check_number(name, value, least[name])
 
 
 def _warning(
@@ -379,12 +390,16 @@ def _default_config(command: str, options: list[str]) -> Config:
     from ipd_lite.tasks.registry import CAUTIOUS, get_task
 
     def value(flag: str) -> str | None:
-        for option, after in zip(options, [*options[1:], ""], strict=True):
-            if option == flag or option.startswith(flag + "="):
-                return option.partition("=")[2] or after
-        return None
+        found = None
+        for place, option in enumerate(options, 1):
+            if option == flag:
+                found = "".join(options[place : place + 1])
+            elif option.startswith(flag + "="):
+                found = option.partition("=")[2]
+        return found
 
-    name, task = value("--preset") or "lesson", value("--task")
+    name, task = value("--preset"), value("--task")
+    name = "lesson" if name is None else name
     config = preset(name)
     if task is not None:
         config = get_task(task).config(name)

@@ -89,14 +89,15 @@ RANGES = {
 """Bounds of fields of that name, where they are not at least 1 (whole numbers) or 0 (others)."""
 
 
-def check(part: Any, stage: str) -> None:
-    """Refuse a stage's configuration with a value of another type or out of range.
+def check(part: Any, stage: str, changes: Mapping[str, Any] | None = None) -> None:
+    """Refuse a stage's configuration, or changes of it, of another type or out of range.
 
     Raises:
         ValueError: naming field, value and what was expected.
     """
-    for name, hint in get_type_hints(type(part)).items():
-        value, label, kinds = getattr(part, name), f"{stage}.{name}", get_args(hint) or (hint,)
+    hints = get_type_hints(type(part))
+    for name, value in (vars(part) if changes is None else changes).items():
+        label, kinds = f"{stage}.{name}", get_args(hints[name]) or (hints[name],)
         if value is None and type(None) in kinds:
             continue
         if bool in kinds:
@@ -260,7 +261,10 @@ def override(config: T, changes: Mapping[str, Any]) -> T:
         same = type(value) is int and isinstance(before, float)  # 1 and 1.0 are one setting
         stages.setdefault(stage, {})[last] = float(value) if same else value
     own = stages.pop("", {})
-    parts = {stage: replace(getattr(config, stage), **new) for stage, new in stages.items()}
+    parts = {}
+    for stage, new in stages.items():
+        check(getattr(config, stage), stage, new)  # types, before a stage compares its values
+        parts[stage] = replace(getattr(config, stage), **new)
     return replace(config, **own, **parts)  # type: ignore[type-var]
 
 
