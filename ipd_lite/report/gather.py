@@ -18,7 +18,7 @@ from ipd_lite.files import save_tensors, write_csv, write_json
 from ipd_lite.paper.dataset import OfflineDataset
 from ipd_lite.report.inside import inside_arrays, inside_numbers
 from ipd_lite.study.methods import METHODS
-from ipd_lite.study.names import Damaged, read_json, read_scores, run_folder
+from ipd_lite.study.names import Damaged, read_json, read_scores, read_table, run_folder
 from ipd_lite.study.run import reopen
 from ipd_lite.study.spec import Unit
 from ipd_lite.tasks.load import load_task
@@ -171,7 +171,7 @@ def with_earlier(
     """
     if not path.exists():
         return rows
-    earlier = read_scores(path) if "variant" in rows else pd.read_csv(path)
+    earlier = read_table(path, ()).fillna({"variant": ""})
     shared = [key for key in keys if key in rows and key in earlier]
     here = set(rows[shared].itertuples(index=False, name=None))
     kept = [row not in here for row in earlier[shared].itertuples(index=False, name=None)]
