@@ -1,25 +1,40 @@
-"""The command line: `ipd-lite demo | run | sweep | evaluate | figures`, and what they need."""
+"""The command line. Every command is a dataclass of its options with a `run` method.
+
+A command imports what it needs when it runs, and settings only where it takes them: drawing figures
+from files loads neither torch nor a simulator.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Union
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ipd_lite.settings import PRESETS, Config, Preset, override, preset
+from ipd_lite import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ipd_lite.paper.dataset import OfflineDataset
+    from ipd_lite.settings import Config
     from ipd_lite.tasks.task import Task
+
+Settings = Annotated[Any, tyro.conf.arg(name="")]
+"""A :class:`Config`, given as the default, so that its module loads only where it is needed."""
+
+DEMO = {"values.evaluations": 1, "distillation.evaluations": 1, "evaluation.slots": 4}
+"""What `ipd-lite demo` makes smaller in the lesson preset, to end in minutes and in 2 GB. Not the
+values: with fewer networks and updates of them, plans exploit their errors."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Common:
+class Command:
     """Options of every command."""
 
     quiet: bool = False
@@ -27,9 +42,37 @@ class Common:
     debug: bool = False
     """Full traceback instead of a one-line error."""
 
+    def run(self) -> None:
+        """Do it."""
+        raise NotImplementedError
+
 
 @dataclass(frozen=True, kw_only=True)
-class Run(Common):
+class Demo(Command):
+    """Every stage and every method on one maze: a table and figures in a few minutes.
+
+    The lesson preset, with only the last checkpoint evaluated.
+    """
+
+    task: str = "pointmaze-medium-slow"
+    seed: int = 0
+    device: str = "auto"
+    out: Path = Path("runs/demo")
+    workers: int = 2
+    """Processes side by side."""
+    config: Settings = None
+
+    def run(self) -> None:
+        from ipd_lite.report.demo import demo
+
+        demo(
+            self.task, self.seed, self.config, out=self.out, device=self.device,
+            workers=self.workers, progress=not self.quiet,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Command):
     """Train and evaluate one method on one task; continues where an earlier call was stopped."""
 
     task: str | None = None
@@ -48,97 +91,36 @@ class Run(Common):
     """CPU threads (0 = all); the last bits of a result depend on it."""
     out: Path = Path("runs")
     """Root folder of all runs."""
-    config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
+    config: Settings = None
+    user: tyro.conf.Suppress[dict[str, Any]] = field(default_factory=dict)
+    """The settings among the arguments, dotted."""
 
+    def run(self) -> None:
+        from ipd_lite.study.names import run_folder
+        from ipd_lite.study.run import run
+        from ipd_lite.tasks.own_data import check_fit, open_task
 
-DEMO: dict[str, Any] = {
-    "values.evaluations": 1,
-    "distillation.evaluations": 1,
-    "evaluation.slots": 4,
-}
-"""What `ipd-lite demo` makes smaller in the lesson preset, to end in minutes and in 2 GB. Not the
-values: with fewer networks and updates of them, plans exploit their errors."""
+        if self.threads:
+            import torch
 
-
-@dataclass(frozen=True, kw_only=True)
-class Demo(Common):
-    """Every stage and every method on one maze: a table and figures in a few minutes.
-
-    The lesson preset, with only the last checkpoint evaluated.
-    """
-
-    task: str = "pointmaze-medium-slow"
-    seed: int = 0
-    device: str = "auto"
-    out: Path = Path("runs/demo")
-    workers: int = 2
-    """Processes side by side."""
-    config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluate(Common):
-    """Evaluate a finished run's checkpoints again (for instance with more episodes)."""
-
-    run: Annotated[Path, tyro.conf.Positional]
-    """Folder of the run: runs/TASK/METHOD/seed-N."""
-    episodes: int = 100
-    device: str = "auto"
+            torch.set_num_threads(self.threads)
+        named = self.task is not None or self.dataset is not None
+        task = open_task(self.task if named else "pointmaze-medium", self.dataset, self.horizon)
+        if self.task is not None and self.dataset is not None:
+            check_fit(task)
+        if task.opened:
+            print(f"{task.name}: {task.description}; score: {task.score_definition}")
+        scores = run(
+            task, self.method, self.seed, self.config, user=self.user,
+            out=self.out, device=self.device, progress=not self.quiet,
+        )  # fmt: skip
+        if len(scores):
+            print(scores.to_string(index=False))
+        print(f"files: {run_folder(self.out, task.name, self.method, self.seed)}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Collect(Common):
-    """Make a task's dataset on this machine."""
-
-    task: Annotated[str, tyro.conf.Positional]
-    replace: bool = False
-    """Make it again if it exists."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Download(Common):
-    """Fetch a task's dataset from Minari's server."""
-
-    task: Annotated[str, tyro.conf.Positional]
-    replace: bool = False
-    """Fetch it again if it exists."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImportD4rl(Common):
-    """Turn one of D4RL's v2 HDF5 files into a task's dataset."""
-
-    file: Annotated[str, tyro.conf.Positional]
-    """Path or address of the file."""
-    task: str
-    """For instance hopper-medium-v2."""
-    replace: bool = False
-    """Import it again if it exists."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tasks(Common):
-    """List the tasks and whether their data is on this machine."""
-
-    names: tuple[str, ...] = ()
-    """Only these tasks, or all whose name begins so."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Methods(Common):
-    """List the methods: what each does, its source, and our deviations from it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Figures(Common):
-    """Draw every figure and table again from committed result files."""
-
-    data: Path = Path("figures/data")
-    out: Path = Path("figures")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sweep(Common):
+class Sweep(Command):
     """Tasks x methods x seeds of a spec file; stopped anywhere, the same command continues."""
 
     spec: Annotated[Path, tyro.conf.Positional]
@@ -158,29 +140,171 @@ class Sweep(Common):
     threads: int = 0
     """CPU threads of each process (0 = this machine's, divided); last bits depend on it."""
     dask: str | None = None
-    """Address of a Dask scheduler, tcp://host:8786, whose workers see the same files."""
+    """Address of a Dask scheduler, tcp://host:8786, whose workers have this package and see the
+    same files."""
     device: str = "auto"
     out: Path = Path("runs/study")
     results: Path = Path("figures/data")
     """Where scores-TASK.csv and the other result files go."""
 
+    def run(self) -> None:
+        import joblib
+
+        from ipd_lite.report.gather import write_results, write_survey
+        from ipd_lite.study import spec, sweep
+
+        study, datasets = spec.read_spec(self.spec), spec.other_data(self.datasets)
+        everything = spec.expand(study, datasets=datasets)
+        units = spec.expand(study, self.tasks, self.methods, self.seeds, datasets)
+        if self.status:
+            print(sweep.format_status(sweep.status(units, self.out), self.workers))
+            return
+        write_files = write_survey if study.survey else write_results
+
+        def write(task: str) -> None:
+            own = [unit for unit in everything if unit.task == task]
+            for path in write_files(own, self.out, self.results, device=self.device):
+                print(path)
+
+        local = {"backend": "loky", "n_jobs": self.workers}
+        cluster = {"backend": "dask", "n_jobs": -1, "scheduler_host": self.dask}
+        with joblib.parallel_config(**(cluster if self.dask else local)):
+            failed = sweep.run_units(
+                units, out=self.out, device=self.device, threads=self.threads,
+                progress=not self.quiet, task_done=write,
+            )  # fmt: skip
+        if failed:
+            raise RuntimeError("failed, the rest is done:\n  " + "\n  ".join(failed))
+
 
 @dataclass(frozen=True, kw_only=True)
-class Survey(Common):
-    """A few methods on every task whose data is here: figures/data/tasks.csv and returns.csv."""
+class Evaluate(Command):
+    """Evaluate a finished run's checkpoints again (for instance with more episodes)."""
 
-    tasks: tuple[str, ...] = ()
-    """None named = all whose data is on this machine."""
-    datasets: tuple[str, ...] = ()
-    """Other data for a task: TASK=ID_OR_PATH."""
-    methods: tuple[str, ...] = ("behaviour", "bc", "iql", "ipd")
-    seeds: tuple[int, ...] = (0,)
-    preset: Preset = "lesson"
+    run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="run")]
+    """Folder of the run: runs/TASK/METHOD/seed-N."""
+    episodes: int = 100
     device: str = "auto"
-    workers: int = 2
-    """Processes side by side, one thread each."""
-    out: Path = Path("runs/survey")
-    results: Path = Path("figures/data")
+
+    def run(self) -> None:
+        from ipd_lite.study.run import evaluate_again
+
+        started = time.perf_counter()
+        scores = evaluate_again(
+            self.run_folder, self.episodes, device=self.device, progress=not self.quiet
+        )
+        print(scores.to_string(index=False))
+        print(f"{time.perf_counter() - started:.1f} s")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collect(Command):
+    """Make a task's dataset on this machine."""
+
+    task: Annotated[str, tyro.conf.Positional]
+    replace: bool = False
+    """Make it again if it exists."""
+
+    def run(self) -> None:
+        from ipd_lite.tasks.collect import collect
+
+        _bring(self.task, lambda task: collect(task, not self.quiet, self.replace))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Download(Command):
+    """Fetch a task's dataset from Minari's server."""
+
+    task: Annotated[str, tyro.conf.Positional]
+    replace: bool = False
+    """Fetch it again if it exists."""
+
+    def run(self) -> None:
+        from ipd_lite.tasks.fetch import download
+
+        _bring(self.task, lambda task: download(task, self.replace))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportD4rl(Command):
+    """Turn one of D4RL's v2 HDF5 files into a task's dataset."""
+
+    file: Annotated[str, tyro.conf.Positional]
+    """Path or address of the file."""
+    task: str
+    """For instance hopper-medium-v2."""
+    replace: bool = False
+    """Import it again if it exists."""
+
+    def run(self) -> None:
+        from ipd_lite.tasks.fetch import import_d4rl
+
+        _bring(self.task, lambda task: import_d4rl(self.file, task, self.replace))
+
+
+def _bring(name: str, bring: Callable[[Task], OfflineDataset]) -> None:
+    from ipd_lite.data.minari_files import local_path
+    from ipd_lite.tasks.registry import get_task
+
+    task = get_task(name)
+    data = bring(task)
+    print(
+        f"{task.dataset}: {data.episodes} episodes, {len(data)} transitions, "
+        f"{int(data.terminated.sum())} terminated, in {local_path(task.dataset)}"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tasks(Command):
+    """List the tasks and whether their data is on this machine."""
+
+    names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """Only this task, or all whose name begins so."""
+
+    def run(self) -> None:
+        from ipd_lite.tasks.registry import TASKS, describe, get_task
+
+        if self.names:
+            beginning = [n for n in TASKS if n not in self.names and n.startswith(self.names)]
+            named = [get_task(n).name for n in self.names if n in TASKS or not beginning]
+            chosen = named or beginning
+        else:
+            chosen = list(TASKS)
+        _print_table([describe(TASKS[name]) for name in chosen])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Methods(Command):
+    """List the methods: what each does, its source, and our deviations from it."""
+
+    def run(self) -> None:
+        from ipd_lite.study.methods import METHODS
+
+        for name, method in METHODS.items():
+            print(f"{name}: {method.description}\n  source: {method.source}")
+            if method.deviations:
+                print(f"  deviations: {method.deviations}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures(Command):
+    """Draw every figure and table again from committed result files."""
+
+    data: Path = Path("figures/data")
+    out: Path = Path("figures")
+
+    def run(self) -> None:
+        from ipd_lite.report.redraw import redraw
+
+        for path in redraw(self.data, self.out):
+            print(path)
+
+
+COMMANDS: dict[str, type[Command]] = {
+    "demo": Demo, "run": Run, "sweep": Sweep, "evaluate": Evaluate, "collect": Collect,
+    "download": Download, "import-d4rl": ImportD4rl, "tasks": Tasks, "methods": Methods,
+    "figures": Figures,
+}  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -188,9 +312,13 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     warnings.filterwarnings("ignore", module="gymnasium|minari")
     warnings.formatwarning = _warning
+    if arguments == ["--version"]:
+        print(f"ipd-lite {__version__}")
+        return 0
     try:
         command = _parse(arguments)
-        _COMMANDS[type(command)](command)
+        _check(command)
+        command.run()
     except KeyboardInterrupt:
         print("stopped; the same command continues from here", file=sys.stderr)
         return 130
@@ -201,6 +329,15 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"ipd-lite: {text or type(error).__name__}", file=sys.stderr)
         return 1
     return 0
+
+
+def _check(command: Command) -> None:
+    least = {"threads": 0, "workers": 1, "episodes": 1}
+    if found := {name: vars(command)[name] for name in least if name in vars(command)}:
+        from ipd_lite.settings import check_number
+
+        for name, value in found.items():
+            check_number(name, value, least[name])
 
 
 def _warning(
@@ -215,240 +352,75 @@ def _warning(
     return f"ipd-lite: {kind}: {message}\n"
 
 
-def _parse(arguments: list[str]) -> Any:
-    """Arguments as one of the command dataclasses; preset and task choose the other defaults."""
-    config = _default_config(arguments)
-    subcommand = tyro.conf.subcommand
-    command: Any = Union[  # noqa: UP007 - tyro wants the annotations spelled out
-        Annotated[Demo, subcommand("demo", default=Demo(config=config))],
-        Annotated[Run, subcommand("run", default=Run(config=config))],
-        Annotated[Sweep, subcommand("sweep")],
-        Annotated[Survey, subcommand("survey")],
-        Annotated[Evaluate, subcommand("evaluate")],
-        Annotated[Collect, subcommand("collect")],
-        Annotated[Download, subcommand("download")],
-        Annotated[ImportD4rl, subcommand("import-d4rl")],
-        Annotated[Tasks, subcommand("tasks")],
-        Annotated[Methods, subcommand("methods")],
-        Annotated[Figures, subcommand("figures")],
-    ]
-    return tyro.cli(
-        command,
-        args=arguments,
-        prog="ipd-lite",
-        description="Imaginary Planning Distillation, a teaching reproduction.",
+def _parse(arguments: list[str]) -> Command:
+    """Arguments as one of the commands."""
+    name, options = (arguments or [""])[0], arguments[1:]
+    if name in ("demo", "run"):
+        return _with_settings(name, options)
+    if name in COMMANDS:
+        return tyro.cli(COMMANDS[name], args=options, prog=f"ipd-lite {name}")
+    about = "Imaginary Planning Distillation, a teaching reproduction."
+    command: Command = tyro.extras.subcommand_cli_from_dict(
+        {**COMMANDS}, args=arguments, prog="ipd-lite", description=about
     )
+    return command
 
 
-def _default_config(arguments: list[str]) -> Config:
+def _with_settings(name: str, options: list[str]) -> Command:
+    """A command with a configuration: preset and task give the defaults."""
+    from ipd_lite.settings import names
+
+    default = _default_config(name, options)
+    parsed = tyro.cli(
+        COMMANDS[name], args=options, prog=f"ipd-lite {name}",
+        default=COMMANDS[name](config=default),  # type: ignore[call-arg]
+    )  # fmt: skip
+    if not isinstance(parsed, Run):
+        return parsed
+    # As typed, --values.no-layer-norm for instance, to the field values.layer_norm.
+    typed = {option.split("=")[0].removeprefix("--").replace("-", "_") for option in options}
+    typed |= {option.replace(".no_", ".") for option in typed}
+    user = {field: attrgetter(field)(parsed.config) for field in names(default) if field in typed}
+    return replace(parsed, config=default, user=user)
+
+
+def _default_config(command: str, options: list[str]) -> Config:
     """Preset and task overrides, read before the full parse."""
+    from ipd_lite.settings import configuration, preset
+    from ipd_lite.tasks.registry import CAUTIOUS, get_task
 
     def value(flag: str) -> str | None:
-        for i, argument in enumerate(arguments):
-            if argument == flag and i + 1 < len(arguments):
-                return arguments[i + 1]
-            if argument.startswith(flag + "="):
-                return argument.split("=", 1)[1]
-        return None
+        found = None
+        for place, option in enumerate(options, 1):
+            if option == flag:
+                found = "".join(options[place : place + 1])
+            elif option.startswith(flag + "="):
+                found = option.partition("=")[2]
+        return found
 
-    name = value("--preset") or "lesson"
-    if name not in PRESETS:
-        raise ValueError(f"unknown preset {name!r}: expected one of {', '.join(PRESETS)}")
-    task = value("--task")
+    name, task = value("--preset"), value("--task")
+    name = "lesson" if name is None else name
     config = preset(name)
     if task is not None:
-        from ipd_lite.tasks.registry import get_task
-
         config = get_task(task).config(name)
     elif value("--dataset") is not None:
-        from ipd_lite.tasks.registry import CAUTIOUS
-
-        config = override(config, CAUTIOUS)
-    if arguments[:1] == ["demo"] and name == "lesson":
-        config = override(config, DEMO)
-    return config
+        config = configuration(name, CAUTIOUS)
+    return configuration(config, DEMO) if command == "demo" and name == "lesson" else config
 
 
-def _threads(count: int) -> None:
-    if count:
-        import torch
-
-        torch.set_num_threads(count)
-
-
-def _run(command: Run) -> None:
-    from ipd_lite.study.run import run
-    from ipd_lite.tasks.own_data import check_fit, open_task
-
-    _threads(command.threads)
-    name = command.task or (None if command.dataset else "pointmaze-medium")
-    task = open_task(name, command.dataset, command.horizon)
-    if command.task and command.dataset:
-        check_fit(task)
-    if task.opened:
-        print(f"{task.name}: {task.description}; score: {task.score_definition}")
-    scores = run(
-        task, command.method, command.seed, command.config,
-        out=command.out, device=command.device, progress=not command.quiet,
-    )  # fmt: skip
-    if len(scores):
-        print(scores.to_string(index=False))
-    print(f"files: {command.out / task.name / command.method / f'seed-{command.seed}'}")
-
-
-def _demo(command: Demo) -> None:
-    from ipd_lite.report.demo import demo
-
-    demo(
-        command.task, command.seed, command.config, out=command.out, device=command.device,
-        workers=command.workers, progress=not command.quiet,
-    )  # fmt: skip
-
-
-def _evaluate(command: Evaluate) -> None:
-    from ipd_lite.study.run import evaluate_again
-
-    started = time.perf_counter()
-    scores = evaluate_again(
-        command.run, command.episodes, device=command.device, progress=not command.quiet
-    )
-    print(scores.to_string(index=False))
-    print(f"{time.perf_counter() - started:.1f} s")
-
-
-def _collect(command: Collect) -> None:
-    from ipd_lite.tasks.collect import collect
-    from ipd_lite.tasks.registry import get_task
-
-    task = get_task(command.task)
-    _report(task, collect(task, progress=not command.quiet, replace_existing=command.replace))
-
-
-def _download(command: Download) -> None:
-    from ipd_lite.tasks.fetch import download
-    from ipd_lite.tasks.registry import get_task
-
-    task = get_task(command.task)
-    _report(task, download(task, replace_existing=command.replace))
-
-
-def _import_d4rl(command: ImportD4rl) -> None:
-    from ipd_lite.tasks.fetch import import_d4rl
-    from ipd_lite.tasks.registry import get_task
-
-    task = get_task(command.task)
-    _report(task, import_d4rl(command.file, task, replace_existing=command.replace))
-
-
-def _report(task: Task, data: OfflineDataset) -> None:
-    from ipd_lite.data.minari_files import local_path
-
-    print(
-        f"{task.dataset}: {data.episodes} episodes, {len(data)} transitions, "
-        f"{int(data.terminated.sum())} terminated, in {local_path(task.dataset)}"
-    )
-
-
-TASKS_WIDTH = 100
-"""Columns that `ipd-lite tasks` needs at least."""
-
-
-def _tasks(command: Tasks) -> None:
+def _print_table(rows: list[dict[str, str]]) -> None:
     from rich.box import HORIZONTALS
     from rich.console import Console
     from rich.table import Table
 
-    from ipd_lite.tasks.registry import TASKS, describe
-
-    rows = [
-        describe(task)
-        for task in TASKS.values()
-        if not command.names or task.name.startswith(command.names)
-    ]
-    if not rows:
-        raise ValueError(f"no task begins with {' or '.join(command.names)}; see `ipd-lite tasks`")
     table = Table(*rows[0], box=HORIZONTALS, show_lines=True, padding=(0, 1, 0, 0))
     for column, least in zip(table.columns, (30, 37, 16, 9), strict=True):
         column.overflow, column.min_width = "fold", least
     for row in rows:
         table.add_row(*row.values())
-    # Narrower than this, a column would be cut off: then the terminal may break the lines.
-    width = max(TASKS_WIDTH, Console().width) if sys.stdout.isatty() else 120
+    # Narrower than 100, a column would be cut off: then the terminal may break the lines.
+    width = max(100, Console().width) if sys.stdout.isatty() else 120
     Console(width=width).print(table)
-
-
-def _methods(command: Methods) -> None:
-    from ipd_lite.study.methods import METHODS
-
-    for name, method in METHODS.items():
-        print(f"{name}: {method.description}\n  source: {method.source}")
-        if method.deviations:
-            print(f"  deviations: {method.deviations}")
-
-
-def _sweep(command: Sweep) -> None:
-    from ipd_lite.report.gather import write_results
-    from ipd_lite.study import sweep
-
-    spec = sweep.read_spec(command.spec)
-    units = sweep.expand(
-        spec, tasks=command.tasks, methods=command.methods, seeds=command.seeds,
-        datasets=sweep.other_data(command.datasets),
-    )  # fmt: skip
-    if command.status:
-        print(sweep.format_status(sweep.status(units, command.out), command.workers))
-        return
-    failed = sweep.run_units(
-        units, out=command.out, device=command.device, workers=command.workers,
-        threads=command.threads, dask=command.dask, progress=not command.quiet,
-    )  # fmt: skip
-    for path in write_results(
-        units, command.out, command.results, workers=command.workers, device=command.device
-    ):
-        print(path)
-    if failed:
-        raise RuntimeError("failed, the rest is done:\n  " + "\n  ".join(failed))
-
-
-def _survey(command: Survey) -> None:
-    from ipd_lite.report.survey import here, survey
-    from ipd_lite.study.methods import get_method
-    from ipd_lite.tasks.registry import get_task
-
-    tasks = command.tasks or (() if command.datasets else tuple(here()))
-    for task in tasks:
-        get_task(task)
-    for method in command.methods:
-        get_method(method)
-    failed = survey(
-        tasks, command.datasets, command.methods, command.seeds, preset=command.preset,
-        out=command.out, results=command.results, device=command.device,
-        workers=command.workers, progress=not command.quiet,
-    )  # fmt: skip
-    if failed:
-        raise RuntimeError("failed, the rest is done: " + "; ".join(failed))
-
-
-def _figures(command: Figures) -> None:
-    from ipd_lite.report.redraw import redraw
-
-    for path in redraw(command.data, command.out):
-        print(path)
-
-
-_COMMANDS: dict[type, Any] = {
-    Run: _run,
-    Demo: _demo,
-    Evaluate: _evaluate,
-    Collect: _collect,
-    Download: _download,
-    ImportD4rl: _import_d4rl,
-    Tasks: _tasks,
-    Methods: _methods,
-    Sweep: _sweep,
-    Survey: _survey,
-    Figures: _figures,
-}
 
 
 if __name__ == "__main__":

@@ -1,24 +1,25 @@
-"""One frozen dataclass per stage of the paper, and three presets of all of them together.
+"""One frozen dataclass per stage of the paper, three presets of all of them together, their rules.
 
 `smoke` runs every stage in seconds (tests), `lesson` in a few minutes on a laptop CPU (the course),
-`paper` has published sizes and wants a GPU. A task may override single fields (`tasks.py`), and the
-command line may override any of them (`--values.expectile 0.8`).
+`paper` has published sizes and wants a GPU. Precedence: preset < task < method < user.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from typing import Any, Literal, TypeVar
+from types import MappingProxyType
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 from ipd_lite.paper.algorithm import IPDConfig
+from ipd_lite.paper.training import require
 from ipd_lite.rivals.cloning import CloningConfig
 from ipd_lite.rivals.cql import CQLConfig
 from ipd_lite.rivals.td3bc import TD3BCConfig
+from ipd_lite.suggestions import unknown
 
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 Preset = Literal["smoke", "lesson", "paper"]
-
-
-PRESETS: tuple[Preset, ...] = ("smoke", "lesson", "paper")
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,126 @@ class Config(IPDConfig):
     td3bc: TD3BCConfig = field(default_factory=TD3BCConfig)
     cql: CQLConfig = field(default_factory=CQLConfig)
 
+    def __post_init__(self) -> None:
+        for stage in fields(self):
+            if is_dataclass(part := getattr(self, stage.name)):
+                check(part, stage.name)
+        candidates, elites = self.planner.candidates, self.world_model.elites
+        expected = f"a multiple of world_model.elites ({elites})"
+        require(candidates % elites == 0, "planner.candidates", candidates, expected)
+        width, heads = self.distillation.width, self.distillation.heads
+        expected = f"a multiple of distillation.heads ({heads})"
+        require(width % heads == 0, "distillation.width", width, expected)
+        least, most = self.imagination.min_length, self.imagination.length
+        expected = f"at most imagination.length ({most})"
+        require(least <= most, "imagination.min_length", least, expected)
+
+
+MOST = 10**18
+RANGES = {
+    name: bounds
+    for bounds, names in {
+        (0, MOST): "fourier_features evaluation.seed",
+        (-MOST, MOST): "target target_level improvement",
+        (1e-12, MOST): "learning_rate gradient_clip temperature fourier_scale huber",
+        (0, 1): "dropout actor_dropout ema final_learning_rate imagined_share smoothing "
+        "suboptimal_fraction target_rate variance_weight",
+    }.items()
+    for name in names.split()
+}
+"""Bounds of fields of that name, where they are not at least 1 (whole numbers) or 0 (others)."""
+
+
+def check(part: Any, stage: str, changes: Mapping[str, Any] | None = None) -> None:
+    """Refuse a stage's configuration, or changes of it, of another type or out of range.
+
+    Raises:
+        ValueError: naming field, value and what was expected.
+    """
+    hints = get_type_hints(type(part))
+    for name, value in (vars(part) if changes is None else changes).items():
+        label, kinds = f"{stage}.{name}", get_args(hints[name]) or (hints[name],)
+        if value is None and type(None) in kinds:
+            continue
+        if bool in kinds:
+            require(isinstance(value, bool), label, value, "true or false")
+        elif isinstance(kinds[0], str):
+            require(value in kinds, label, value, f"one of {', '.join(kinds)}")
+        else:
+            whole = int in kinds
+            usual = (1 if whole else 0, MOST)
+            check_number(label, value, *RANGES.get(label, RANGES.get(name, usual)), whole=whole)
+
+
+def check_number(
+    label: str, value: Any, low: float, high: float = MOST, whole: bool = True
+) -> None:
+    """Refuse what is no (whole) number between `low` and `high`; NaN and infinity are none."""
+    number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+    bounds = f"at least {low:g}" if high == MOST else f"from {low:g} to {high:g}"
+    expected = f"a{' whole' if whole else ''} number" + (f", {bounds}" if low > -MOST else "")
+    require(number and low <= value <= high, label, value, expected)
+
+
+SMOKE = {
+    "values.updates": 60,
+    "values.width": 16,
+    "values.fourier_features": 8,
+    "values.q_networks": 2,
+    "values.v_networks": 2,
+    "values.evaluations": 2,
+    "world_model.updates": 60,
+    "world_model.width": 16,
+    "world_model.members": 3,
+    "world_model.elites": 3,
+    "world_model.evaluate_every": 20,
+    "planner.candidates": 6,
+    "planner.horizon": 2,
+    "planner.top": 2,
+    "imagination.starts": 60,
+    "imagination.length": 4,
+    "distillation.context": 3,
+    "distillation.width": 16,
+    "distillation.updates": 40,
+    "distillation.batch_size": 16,
+    "distillation.evaluations": 2,
+    "evaluation.episodes": 4,
+    "evaluation.slots": 4,
+    "cql.samples": 2,
+}
+
+PAPER = {
+    "values.updates": 1_000_000,
+    "values.width": 256,
+    "values.q_networks": 2,
+    "values.v_networks": 1,
+    "values.q_reduction": "min",
+    "values.learning_rate": 3e-4,
+    "values.final_learning_rate": 0.0,
+    "values.target_rate": 0.005,
+    "world_model.updates": 100_000,
+    "world_model.learning_rate": 1e-3,
+    "world_model.evaluate_every": 1_000,
+    "world_model.members": 7,
+    "world_model.elites": 5,
+    "world_model.width": 200,
+    "world_model.depth": 4,
+    "planner.candidates": 65,
+    "imagination.starts": 100_000,
+    "distillation.context": 20,
+    "distillation.width": 256,
+    "distillation.layers": 4,
+    "distillation.dropout": 0.1,
+    "distillation.updates": 100_000,
+    "distillation.batch_size": 256,
+    "distillation.learning_rate": 3e-4,
+    "distillation.evaluations": 10,
+    "cql.samples": 10,
+}
+
+CHANGES: dict[str, dict[str, Any]] = {"smoke": SMOKE, "lesson": {}, "paper": PAPER}
+PRESETS = tuple(CHANGES)
+
 
 def preset(name: str) -> Config:
     """The preset called `name`.
@@ -53,116 +174,97 @@ def preset(name: str) -> Config:
     Raises:
         ValueError: the name is not one of `PRESETS`.
     """
-    lesson = Config()
-    if name == "lesson":
-        return lesson
-    if name == "smoke":
-        return override(
-            replace(lesson, preset="smoke"),
-            {
-                "values.updates": 60,
-                "values.width": 16,
-                "values.fourier_features": 8,
-                "values.q_networks": 2,
-                "values.v_networks": 2,
-                "values.evaluations": 2,
-                "world_model.updates": 60,
-                "world_model.width": 16,
-                "world_model.members": 3,
-                "world_model.elites": 3,
-                "world_model.evaluate_every": 20,
-                "planner.candidates": 6,
-                "planner.horizon": 2,
-                "planner.top": 2,
-                "imagination.starts": 60,
-                "imagination.length": 4,
-                "distillation.context": 3,
-                "distillation.width": 16,
-                "distillation.updates": 40,
-                "distillation.batch_size": 16,
-                "distillation.evaluations": 2,
-                "evaluation.episodes": 4,
-                "evaluation.slots": 4,
-                "cql.samples": 2,
-            },
-        )
-    if name == "paper":
-        return override(
-            replace(lesson, preset="paper"),
-            {
-                "values.updates": 1_000_000,
-                "values.width": 256,
-                "values.q_networks": 2,
-                "values.v_networks": 1,
-                "values.q_reduction": "min",
-                "values.learning_rate": 3e-4,
-                "values.final_learning_rate": 0.0,
-                "values.target_rate": 0.005,
-                "world_model.updates": 100_000,
-                "world_model.learning_rate": 1e-3,
-                "world_model.evaluate_every": 1_000,
-                "world_model.members": 7,
-                "world_model.elites": 5,
-                "world_model.width": 200,
-                "world_model.depth": 4,
-                "planner.candidates": 65,
-                "imagination.starts": 100_000,
-                "distillation.context": 20,
-                "distillation.width": 256,
-                "distillation.layers": 4,
-                "distillation.dropout": 0.1,
-                "distillation.updates": 100_000,
-                "distillation.batch_size": 256,
-                "distillation.learning_rate": 3e-4,
-                "distillation.evaluations": 10,
-                "cql.samples": 10,
-            },
-        )
-    raise ValueError(f"unknown preset {name!r}: expected one of {', '.join(PRESETS)}")
+    if name not in CHANGES:
+        raise ValueError(f"unknown preset {name!r}: expected one of {', '.join(PRESETS)}")
+    return override(Config(), {"preset": name, **CHANGES[name]})
+
+
+def configuration(
+    base: str | Config,
+    task: Mapping[str, Any] = NOTHING,
+    method: Mapping[str, Any] = NOTHING,
+    user: Mapping[str, Any] = NOTHING,
+    *,
+    needs: Collection[str] | None = None,
+    amount: float = 1.0,
+    name: str = "this one",
+) -> Config:
+    """Where every configuration is built: preset < task < method < user.
+
+    Args:
+        base: a preset's name, or a configuration that takes the place of preset and task.
+        task, method, user: dotted fields that each of them sets.
+        needs: fields of `method` that a user must not set otherwise; None = all.
+        amount: factor of the imagined data: of starts and of the odds of drawing an imagined
+            window, so that every such window stays as likely as before.
+        name: the method's, for messages.
+
+    Raises:
+        KeyError: an unknown field.
+        ValueError: an impossible value, or one that the method cannot have.
+    """
+    for needed in method if needs is None else needs:
+        if needed in user and user[needed] != method[needed]:
+            raise ValueError(
+                f"{needed} = {user[needed]!r}: method {name} is defined by {needed} = "
+                f"{method[needed]!r}; leave that setting out or choose another method"
+            )
+    base = preset(base) if isinstance(base, str) else base
+    config = override(base, {**task, **method, **user})
+    share = config.distillation.imagined_share
+    if amount == 1.0 or share == 1.0:
+        return config
+    odds = amount * share / (1 - share)
+    starts = max(1, round(amount * config.imagination.starts))
+    changes = {"imagination.starts": starts, "distillation.imagined_share": odds / (1 + odds)}
+    return override(config, changes)
 
 
 T = TypeVar("T")
 
 
-def override(config: T, changes: dict[str, Any]) -> T:
-    """A copy of a (nested) dataclass with dotted fields changed.
+def names(config: Any, prefix: str = "") -> list[str]:
+    """Every field of a (nested) configuration, dotted."""
+    found: list[str] = []
+    for name, value in vars(config).items():
+        inside = is_dataclass(value)
+        found += names(value, f"{prefix}{name}.") if inside else [prefix + name]
+    return found
+
+
+def override(config: T, changes: Mapping[str, Any]) -> T:
+    """A copy of a configuration, or of one stage's, with (dotted) fields changed.
 
     Raises:
-        KeyError: a field does not exist; the message lists those that do.
+        KeyError: a field does not exist; the message names the nearest ones.
     """
-    direct: dict[str, Any] = {}
-    nested: dict[str, dict[str, Any]] = {}
-    known = [f.name for f in fields(config)]  # type: ignore[arg-type]
+    stages: dict[str, dict[str, Any]] = {}
+    known = names(config)
     for name, value in changes.items():
-        head, _, rest = name.partition(".")
-        if head not in known:
-            raise KeyError(f"unknown config field {name!r}: expected one of {', '.join(known)}")
-        if rest:
-            nested.setdefault(head, {})[rest] = value
-        else:
-            direct[head] = value
-    for head, inner in nested.items():
-        direct[head] = override(direct.get(head, getattr(config, head)), inner)
-    return replace(config, **direct)  # type: ignore[type-var]
+        if name not in known:
+            raise unknown("config field", name, known, "ipd-lite run --help")
+        stage, _, last = name.rpartition(".")
+        before = getattr(getattr(config, stage) if stage else config, last)
+        same = type(value) is int and isinstance(before, float)  # 1 and 1.0 are one setting
+        stages.setdefault(stage, {})[last] = float(value) if same else value
+    own = stages.pop("", {})
+    parts = {}
+    for stage, new in stages.items():
+        check(getattr(config, stage), stage, new)  # types, before a stage compares its values
+        parts[stage] = replace(getattr(config, stage), **new)
+    return replace(config, **own, **parts)  # type: ignore[type-var]
 
 
 def as_dict(config: Any) -> dict[str, Any]:
     """A dataclass as nested plain values that JSON can hold."""
-    assert is_dataclass(config) and not isinstance(config, type)
     return asdict(config)
 
 
-def from_dict(kind: type[T], values: dict[str, Any]) -> T:
-    """The inverse of :func:`as_dict` for a (nested) dataclass type."""
-    template = kind()
-    changes: dict[str, Any] = {}
-    for item in fields(template):  # type: ignore[arg-type]
-        if item.name not in values:
-            continue
-        current, value = getattr(template, item.name), values[item.name]
-        if is_dataclass(current):
-            value = from_dict(type(current), value)
-        elif isinstance(current, tuple):
-            value = tuple(value)
-        changes[item.name] = value
-    return replace(template, **changes)  # type: ignore[type-var]
+def from_dict(values: Mapping[str, Any]) -> Config:
+    """The inverse of :func:`as_dict`.
+
+    Raises:
+        TypeError: an unknown field.
+    """
+    kinds = get_type_hints(Config)
+    return Config(**{k: kinds[k](**v) if isinstance(v, dict) else v for k, v in values.items()})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
 import tomllib
 from dataclasses import fields, is_dataclass, replace
@@ -53,15 +54,36 @@ def test_help_of_every_command(command: str, capsys: pytest.CaptureFixture[str])
     assert ("--values.expectile" in printed) == (command in ("demo", "run"))
 
 
+@pytest.mark.parametrize("command", ["figures", "methods", "tasks", "sweep", "evaluate"])
+def test_commands_start_without_torch(command: str) -> None:
+    """In a process of its own; a script that draws must not wait for a simulator."""
+    code = (
+        "import sys; from ipd_lite.cli import main\n"
+        f"try: main([{command!r}, '--help'])\nexcept SystemExit: pass\n"
+        "sys.exit(bool({'torch', 'mujoco', 'minari', 'gymnasium'} & set(sys.modules)))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_version_and_unknown_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"ipd-lite {ipd_lite.__version__}\n"
+    for arguments in ([], ["figgures"]):
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments)
+        assert stopped.value.code == 2
+        assert "figures" in "".join(capsys.readouterr())
+
+
 def test_demo_is_a_shorter_lesson_and_leaves_other_presets_alone() -> None:
-    lesson = ipd_lite.cli._default_config(["run"])
+    lesson = ipd_lite.cli._default_config("run", [])
     assert lesson == preset("lesson")
-    short = ipd_lite.cli._default_config(["demo"])
+    short = ipd_lite.cli._default_config("demo", [])
     assert short == override(lesson, ipd_lite.cli.DEMO) != lesson
     assert short.values.evaluations == short.distillation.evaluations == 1
     learned = replace(short.values, evaluations=lesson.values.evaluations)
     assert learned == lesson.values  # less of them, and plans exploit their errors
-    assert ipd_lite.cli._default_config(["demo", "--preset", "smoke"]) == preset("smoke")
+    assert ipd_lite.cli._default_config("demo", ["--preset", "smoke"]) == preset("smoke")
 
 
 def test_help_shows_the_defaults_of_preset_and_task(capsys: pytest.CaptureFixture[str]) -> None:
@@ -189,11 +211,16 @@ def test_tasks_says_which_data_is_here(datasets: Path, capsys: pytest.CaptureFix
         assert f" {name} " in printed
         assert f"{task.reference_max:.6g}" in printed
     (datasets / "ipd-lite" / f"{TASK}-v0" / "data").mkdir(parents=True)
-    assert main(["tasks", "--names", TASK]) == 0
+    assert main(["tasks", TASK]) == 0
     here = capsys.readouterr().out
     assert " yes " in here and f"ipd-lite collect {TASK}" in here and "hopper" not in here
-    assert main(["tasks", "--names", "nothing"]) == 1
-    assert "no task begins with nothing" in capsys.readouterr().err
+    assert main(["tasks", "pointmaze-medium"]) == 0
+    assert "pointmaze-medium-slow" not in capsys.readouterr().out
+    assert main(["tasks", "pointmaze-medium-", "pointmaze-l"]) == 0
+    found = capsys.readouterr().out
+    assert "pointmaze-medium-slow" in found and "pointmaze-large" in found
+    assert main(["tasks", "pointmase-umaze"]) == 1
+    assert "did you mean pointmaze-umaze" in capsys.readouterr().err
 
 
 def test_import_and_download_report_what_came(
@@ -231,7 +258,8 @@ def test_figures_draws_committed_results_again(
     data, out = tmp_path / "data", tmp_path / "out"
     data.mkdir()
     rows = [
-        {"task": TASK, "method": method, "seed": seed, "checkpoint": label, "episodes": 4,
+        {"task": TASK, "method": method, "variant": "", "seed": seed,
+         "checkpoint": label, "episodes": 4,
          "return_mean": -20.0, "score": 50.0 + seed, "success": 1.0, "wall_seconds": 1.0}
         for method in ("iql", "ipd") for seed in (0, 1) for label in ("last", "best")
     ]  # fmt: skip
@@ -265,11 +293,26 @@ def failure(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 @pytest.mark.parametrize(
     ("change", "remedy"),
     [
-        (["--task", "pointmaze-huge"], "expected one of pointmaze-umaze"),
-        (["--method", "magic"], "expected one of behaviour, bc"),
+        (["--task", "pointmaze-umaz"], "did you mean pointmaze-umaze"),
+        (["--task", "huge"], "`ipd-lite tasks` lists all"),
+        (["--method", "ipd-nogat"], "did you mean ipd-nogate"),
+        (["--method", "magic"], "`ipd-lite methods` lists all"),
         (["--preset", "huge"], "expected one of smoke, lesson, paper"),
         (["--device", "abacus"], "cpu"),
-        (["--planner.candidates", "7"], "must be a multiple of world_model.elites = 3"),
+        (["--dataset", ""], "expected an id or a path"),
+        (["--horizon", "0"], "horizon = 0: expected a whole number, at least 1"),
+        (["--horizon=-1"], "horizon = -1: expected a whole number, at least 1"),
+        (["--seed", "100000000000000000000"], "seed = 100000000000000000000: expected"),
+        (["--seed=-1"], "seed = -1: expected a whole number, from 0 to"),
+        (["--threads=-2"], "threads = -2: expected a whole number, at least 0"),
+        (["--planner.candidates", "7"], "expected a multiple of world_model.elites (3)"),
+        (["--distillation.heads", "3"], "distillation.width = 16: expected a multiple of"),
+        (["--evaluation.episodes", "0"], "evaluation.episodes = 0: expected a whole number, at"),
+        (["--evaluation.slots", "0"], "evaluation.slots = 0"),
+        (["--values.width", "0"], "values.width = 0"),
+        (["--values.batch-size=0"], "values.batch_size = 0"),
+        (["--method", "ipd-noq", "--distillation.alpha", "1"], "method ipd-noq is defined by"),
+        (["--method", "ipd-noaug", "--distillation.imagined_share=0.5"], "method ipd-noaug"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
@@ -280,12 +323,7 @@ def test_mistakes_are_one_line_with_the_remedy(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    arguments = run_arguments(tmp_path)
-    if change[0] in arguments:
-        arguments[arguments.index(change[0]) + 1] = change[1]
-    else:
-        arguments += change
-    assert remedy in failure(arguments, capsys)
+    assert remedy in failure(run_arguments(tmp_path, *change), capsys)
     assert not list(tmp_path.iterdir())
 
 
@@ -309,7 +347,10 @@ def test_missing_data_says_how_to_make_it(
     [
         (["evaluate", "nowhere", "--quiet"], "runs/TASK/METHOD/seed-N"),
         (["figures", "--data", "nowhere"], "no scores-*.csv in nowhere"),
-        (["collect", "pointmaze-huge"], "expected one of pointmaze-umaze"),
+        (["collect", "pointmaze-umase"], "did you mean pointmaze-umaze"),
+        (["sweep", "figures/study.toml", "--workers", "0"], "workers = 0: expected a whole number"),
+        (["demo", "--workers", "0"], "workers = 0: expected a whole number"),
+        (["evaluate", ".", "--episodes", "0"], "episodes = 0: expected a whole number"),
     ],
 )
 def test_mistakes_of_the_other_commands(

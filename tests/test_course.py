@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -18,6 +19,8 @@ from ipd_lite.paper.imagination import augment
 from ipd_lite.paper.shortfall import bootstrapped_returns, shortfall
 from ipd_lite.paper.world_model import calibrate_threshold
 from ipd_lite.study.pipeline import Pipeline
+from ipd_lite.study.spec import Block, Spec, expand, read_spec
+from ipd_lite.study.sweep import run_units
 from ipd_lite.tasks.registry import get_task
 from ipd_lite.tasks.rollout import rollout
 from tests.recorded import TASK as NAME
@@ -25,6 +28,13 @@ from tests.recorded import smoke, umaze_data
 
 TASK = get_task(NAME)
 ROOT = Path(__file__).resolve().parents[1]
+SPEC = ROOT / "figures" / "course.toml"
+QUICK = {
+    "values.updates": 8,
+    "distillation.updates": 4,
+    "distillation.evaluations": 1,
+    "evaluation.episodes": 2,
+}
 PAGE = (ROOT / "notebooks" / "README.md").read_text()
 SYMBOLS = (ROOT / "ipd_lite" / "paper" / "README.md").read_text()
 
@@ -122,19 +132,44 @@ def test_running_example_keeps_its_results_in_the_repository(
 
 def test_saved_paths_begin_at_the_same_starts() -> None:
     paths = saved_paths(ROOT / "figures" / "data")
-    assert tuple(paths) == course.ALPHAS
+    assert list(paths) == list(read_spec(SPEC).runs[0].vary["distillation.alpha"])
     starts = [np.array([path[0] for path in group]) for group in paths.values()]
     assert all(np.array_equal(starts[0], other) for other in starts[1:])
 
 
-def test_sweeps_score_every_setting(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(course, "ALPHAS", (0.0, 1.0))
-    monkeypatch.setattr(course, "TARGETS", (-60.0, -10.0))
-    tiny = {"distillation.updates": 4, "evaluation.episodes": 2}
-    monkeypatch.setattr(course, "SWEEP", {**course.SWEEP, **tiny})
-    monkeypatch.setattr(course, "walks", lambda *arguments: [])
-    scores, paths = course.alpha_sweep(pipeline)
-    assert scores["alpha"].tolist() == [0.0, 1.0] == list(paths)
-    targets = course.target_sweep(pipeline)
-    assert targets["target"].tolist() == [-60.0, -10.0]
-    assert targets["score"].notna().all()
+def test_the_committed_sweeps_are_those_of_the_spec() -> None:
+    """Which settings, seeds and tasks; the scores themselves take an hour."""
+    found: dict[Path, set[tuple[float, int]]] = {}
+    for unit in expand(read_spec(SPEC)):
+        setting = "target" if unit.method == "dt" else "alpha"
+        key = "evaluation.target" if setting == "target" else "distillation.alpha"
+        file = course.sweep_file(ROOT / "figures" / "data", setting, unit.task)
+        found.setdefault(file, set()).add((unit.changes[key], unit.seed))
+    for file, settings in found.items():
+        table = pd.read_csv(file)
+        assert set(zip(table.iloc[:, 0], table["seed"], strict=True)) == settings
+
+
+def test_sweeps_score_every_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    umaze_data()
+    blocks = [
+        Block((NAME,), ("ipd-noaug",), (0, 1), "short", QUICK, {"distillation.alpha": (0.0, 1.0)}),
+        Block((NAME,), ("dt",), (0,), "short", QUICK, {"evaluation.target": (-60.0, -10.0)}),
+    ]
+    units = expand(Spec(tuple(blocks), "smoke"))
+    assert run_units(units, out=tmp_path / "runs", device="cpu", progress=False) == []
+    paths = course.write_sweeps(units, tmp_path / "runs", tmp_path, "cpu")
+    alpha, target, tensors = paths
+    assert {path.parent for path in paths} == {tmp_path}
+    table = pd.read_csv(alpha)
+    assert table.columns.tolist() == ["alpha", "seed", "score"]
+    assert table[["seed", "alpha"]].to_numpy().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
+    assert pd.read_csv(target)["target"].tolist() == [-60.0, -10.0]
+    walked = saved_paths(tmp_path)
+    assert list(walked) == [0.0, 1.0] and tensors.exists()
+    # Paths and scores are of the same policies: the first starts are the evaluation's.
+    folder = next(u for u in units if u.changes.get("distillation.alpha") == 1.0).folder(
+        tmp_path / "runs"
+    )
+    steps = pd.read_csv(folder / "episodes.csv").query("checkpoint == 1")["steps"].tolist()
+    assert [len(path) - 1 for path in walked[1.0]][: len(steps)] == steps

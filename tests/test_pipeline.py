@@ -24,13 +24,14 @@ from ipd_lite.data.minari_files import load_minari, save_minari
 from ipd_lite.files import load_tensors
 from ipd_lite.paper.training import Checkpoint
 from ipd_lite.settings import Config, as_dict, override
-from ipd_lite.study import methods
+from ipd_lite.study import actors, methods
 from ipd_lite.study import pipeline as pipeline_module
 from ipd_lite.study import run as experiments
 from ipd_lite.study import storage as runs
 from ipd_lite.study.methods import METHODS
+from ipd_lite.study.names import read_scores
 from ipd_lite.study.pipeline import Pipeline, choose_device
-from ipd_lite.study.run import evaluate_again, read_scores, run
+from ipd_lite.study.run import evaluate_again, run
 from ipd_lite.study.storage import Stage
 from ipd_lite.tasks.registry import get_task
 from tests.helpers import Killed
@@ -239,7 +240,7 @@ def test_methods_share_their_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     times = {name: stored.count(name) for name in set(stored)}
     # Imagined by MPC (also with other amounts), greedy Q, at random and without the gate; every
     # transformer is trained for itself, but other targets (ipd-rtg) would not train another.
-    transformers = [m for m in METHODS.values() if m.evaluate is METHODS["ipd"].evaluate]
+    transformers = [m for m in METHODS.values() if m.acts == "transformer"]
     amounts = {m.amount for m in transformers}
     expected = {
         "values": 1, "world-model": 1, "imagination": 3 + len(amounts), "td3bc": 1, "cql": 1,
@@ -364,12 +365,6 @@ def test_ablations_differ_in_what_their_name_says(tmp_path: Path) -> None:
         assert {stage.split("-")[0] for stage in results(root)} == stages
 
 
-def test_scores_without_variant_read_as_an_empty_one(finished: Finished, tmp_path: Path) -> None:
-    assert finished.scores["variant"].tolist() == ["", ""]
-    finished.scores.drop(columns="variant").to_csv(tmp_path / "old.csv", index=False)
-    pd.testing.assert_frame_equal(read_scores(tmp_path / "old.csv"), finished.scores)
-
-
 def test_evaluate_again_trains_and_overwrites_nothing(
     finished: Finished, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -409,9 +404,9 @@ def test_best_return_is_the_target_unless_one_is_set(tmp_path: Path) -> None:
         float(umaze_data().rewards[s : s + n].sum())
         for s, n in zip(umaze_data().starts, umaze_data().lengths, strict=True)
     )
-    assert methods.target_return(pipeline) == best
+    assert actors.target_return(pipeline) == best
     config = replace(smoke(), evaluation=replace(smoke().evaluation, target=-3.5))
-    assert methods.target_return(make_pipeline(tmp_path, config)) == -3.5
+    assert actors.target_return(make_pipeline(tmp_path, config)) == -3.5
 
 
 @pytest.mark.parametrize("level", [0.0, 0.25, 1.5])
@@ -419,7 +414,7 @@ def test_target_level_lies_between_worst_and_best(level: float, tmp_path: Path) 
     config = override(smoke(), {"evaluation.target_level": level})
     returns = umaze_data().episode_returns.numpy()
     expected = (1 - level) * returns.min() + level * returns.max()
-    found = methods.target_return(make_pipeline(tmp_path, config))
+    found = actors.target_return(make_pipeline(tmp_path, config))
     assert found == pytest.approx(expected)
 
 
@@ -429,7 +424,7 @@ def test_methods_name_their_source_and_differ_only_where_they_must(method: str) 
     found, base = METHODS[method], as_dict(smoke())
     assert found.source and found.description
     assert found.deviations or found.source == methods.IPD_PAPER
-    configured = as_dict(found.configure(smoke()))
+    configured = as_dict(experiments.configured(smoke(), method))
     changed = {
         f"{stage}.{name}"
         for stage, fields in configured.items()
@@ -446,7 +441,7 @@ def test_methods_name_their_source_and_differ_only_where_they_must(method: str) 
 @pytest.mark.parametrize("amount", [0.125, 4.0])
 def test_another_amount_keeps_the_weight_of_every_imagined_window(amount: float) -> None:
     """Draws per imagined continuation and per real window are in the same ratio as by default."""
-    found, base = METHODS[f"ipd-x{amount:g}"].configure(Config()), Config()
+    found, base = experiments.configured(Config(), f"ipd-x{amount:g}"), Config()
 
     def ratio(config: Config) -> float:
         share = config.distillation.imagined_share
@@ -457,7 +452,7 @@ def test_another_amount_keeps_the_weight_of_every_imagined_window(amount: float)
 
 
 def test_without_a_gate_no_continuation_is_stopped(tmp_path: Path) -> None:
-    config = METHODS["ipd-nogate"].configure(smoke())
+    config = experiments.configured(smoke(), "ipd-nogate")
     pipeline = make_pipeline(tmp_path, config)
     assert float(pipeline.threshold) == torch.inf
     book = pipeline.bookkeeping
@@ -470,8 +465,8 @@ def test_without_a_gate_no_continuation_is_stopped(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("method", "change", "message"),
     [
-        ("nonsense", {}, "expected one of behaviour, bc"),
-        ("ipd", {"planner.candidates": 7}, "must be a multiple of world_model.elites"),
+        ("nonsense", {}, "`ipd-lite methods` lists all"),
+        ("ipd", {"planner.candidates": 7}, "expected a multiple of world_model.elites"),
     ],
 )
 def test_impossible_runs_are_refused_before_training(
@@ -492,6 +487,6 @@ def test_absent_device_is_an_error() -> None:
 def test_scores_of_unsuccessful_silence_are_unknown() -> None:
     """Environments that do not report success leave NaN, not zero."""
     rollouts = experiments.Rollouts(np.array([1.0, 2.0]), np.array([3, 3]), np.full(2, np.nan))
-    identity = {"task": "t", "method": "m", "seed": 0}
+    identity = {"task": "t", "method": "m", "variant": "", "seed": 0}
     rows = experiments._score_rows(identity, get_task(TASK), [rollouts], 1.0)
     assert rows["success"].isna().all()

@@ -27,7 +27,9 @@ from ipd_lite.report.inside import episode_paths
 from ipd_lite.report.redraw import redraw, save_figure, score_figures
 from ipd_lite.report.results import summarize
 from ipd_lite.report.tables import format_table
+from ipd_lite.settings import Config
 from ipd_lite.study.methods import METHODS
+from ipd_lite.study.spec import Unit
 from ipd_lite.study.storage import Stage
 from ipd_lite.tasks.mazes import geometry
 from tests.recorded import TASK, smoke, umaze_data
@@ -246,15 +248,18 @@ def test_table_of_one_seed_has_no_interval() -> None:
 
 
 def test_scores_are_gathered_in_the_registrys_order(tmp_path: Path) -> None:
-    table = score_table(seeds=2)
+    name = "pointmaze-umaze"
+    table = score_table(seeds=2, task=name).assign(variant="")
+    units = []
     for (method, seed), rows in table.groupby(["method", "seed"]):
-        write_csv(tmp_path / "task" / str(method) / f"seed-{seed}" / "scores.csv", rows)
-    found = gather_scores(tmp_path)
+        unit = Unit(name, str(method), int(seed), Config())
+        write_csv(unit.folder(tmp_path) / "scores.csv", rows)
+        units.append(unit)
+    found = gather_scores(units, tmp_path)
     assert len(found) == len(table)
     assert list(dict.fromkeys(found["method"])) == [m for m in METHODS if m in ("iql", "ipd")]
     assert found.groupby("method")["seed"].apply(list).tolist() == [[0, 0, 1, 1]] * 2
-    with pytest.raises(FileNotFoundError, match="ipd-lite run"):
-        gather_scores(tmp_path / "empty")
+    assert set(found["source"]) == {"ipd-lite"}
 
 
 def test_score_figures_draw_one_chart_per_task(tmp_path: Path) -> None:

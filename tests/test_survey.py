@@ -13,11 +13,14 @@ from ipd_lite import plots
 from ipd_lite.cli import main
 from ipd_lite.data.episodes import from_arrays
 from ipd_lite.data.minari_files import save_minari
-from ipd_lite.report.survey import here, return_histogram
+from ipd_lite.report.gather import return_histogram
+from ipd_lite.study.spec import here
 from ipd_lite.tasks.collect import collect
 from ipd_lite.tasks.load import load_task
 from ipd_lite.tasks.registry import get_task
 from tests.test_fetch import d4rl_arrays
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
@@ -38,14 +41,17 @@ def hopper(datasets: Path) -> str:
 def test_survey_writes_one_row_per_run_and_names_its_sources(
     hopper: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert here() == [hopper]
+    assert here() == (hopper,)
+    spec = tmp_path / "survey.toml"
+    text = (ROOT / "figures" / "survey.toml").read_text().replace('"lesson"', '"smoke"')
+    spec.write_text(text)
     arguments = [
-        "survey", "--methods", "behaviour", "bc", "--preset", "smoke", "--workers", "1",
+        "sweep", str(spec), "--methods", "behaviour", "bc", "--workers", "1",
         "--device", "cpu", "--quiet", "--results", str(tmp_path / "results"),
     ]  # fmt: skip
-    first = [*arguments, "--out", str(tmp_path / "one"), "--tasks", hopper]
-    assert main(first) == 0, capsys.readouterr().err
+    assert main([*arguments, "--out", str(tmp_path / "one")]) == 0, capsys.readouterr().err
     table = pd.read_csv(tmp_path / "results" / "tasks.csv")
+    assert list(table.columns) == list(pd.read_csv(ROOT / "figures/data/tasks.csv").columns)
     assert table[["task", "source", "environment", "method"]].to_numpy().tolist() == [
         [hopper, "ipd-lite", "Hopper-v5", method] for method in ("behaviour", "bc")
     ]
@@ -53,6 +59,7 @@ def test_survey_writes_one_row_per_run_and_names_its_sources(
     data = load_task(get_task(hopper))
     score = get_task(hopper).normalized_score(float(data.episode_returns.mean()))
     assert table["score"].iloc[0] == pytest.approx(score, abs=1e-2)
+    assert not list((tmp_path / "results").glob("scores-*"))
 
     second = [*arguments, "--out", str(tmp_path / "two"), "--datasets", f"{hopper}=other/hopper-v0"]
     assert main(second) == 0, capsys.readouterr().err

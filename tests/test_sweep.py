@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +19,21 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from joblib import parallel_config
 
 from ipd_lite.cli import main
 from ipd_lite.data.minari_files import local_path, save_minari
 from ipd_lite.files import load_tensors
 from ipd_lite.paper.dataset import DataError
+from ipd_lite.report import gather
 from ipd_lite.report.tables import explain
 from ipd_lite.settings import Config, override
+from ipd_lite.study import spec as specs
 from ipd_lite.study import sweep
-from ipd_lite.study.run import run
+from ipd_lite.study.run import evaluate_again, run
+from ipd_lite.study.spec import Block, Spec, Unit, expand, read_spec
 from ipd_lite.study.storage import Stage, exclusive
-from ipd_lite.study.sweep import Block, Spec, Unit, expand, interleave, read_spec, run_units, status
+from ipd_lite.study.sweep import interleave, run_units, status
 from ipd_lite.tasks.own_data import open_task
 from tests.recorded import TASK, smoke, umaze_data
 
@@ -60,7 +67,7 @@ def assert_same(first: dict[str, pd.DataFrame], second: dict[str, pd.DataFrame])
 def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sweep in this very process."""
     out = tmp_path_factory.mktemp("local")
-    assert run_units(expand(spec()), out=out, workers=1, threads=1, device="cpu") == []
+    assert run_units(expand(spec()), out=out, threads=1, device="cpu") == []
     return out
 
 
@@ -110,7 +117,7 @@ def test_units_of_a_spec(tmp_path: Path) -> None:
         ]
     )
     assert [u.seed for u in units] == sorted(u.seed for u in units)
-    by_label = {u.label: u.config for u in units}
+    by_label = {u.label: u.configured() for u in units}
     assert by_label["ipd@short"] == override(by_label["ipd"], {"imagination.length": 3})
     level = by_label["ipd-rtg@target_level=0.5,context=2"]
     assert (level.evaluation.target_level, level.distillation.context) == (0.5, 2)
@@ -130,14 +137,31 @@ def test_slices_and_repetitions(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("preset = 3 4", "not valid TOML"),
-        ('preset = "smoke"', r"no \[\[runs\]\] table"),
+        ('preset = "smoke"', "runs is missing or empty"),
+        ("runs = 3", "runs = 3, expected a list"),
+        (TEXT.replace("seeds = [0]", "seeds = 0"), "number 2: seeds = 0, expected a list"),
+        (TEXT.replace("seeds = [0]", 'seeds = ["0"]'), "number 2: seeds has '0', expected int"),
+        (TEXT.replace("[0.0, 0.5]", "0.5"), "vary: evaluation.target_level = 0.5, expected a list"),
+        (TEXT.replace('"short"', '"lr/high"'), "'ipd@lr/high' cannot name a folder"),
+        (TEXT.replace("= 3}", '= "3"}'), "imagination.length = '3': expected a whole number"),
+        (TEXT.replace("seeds = [0, 2]", "seeds = [-1]"), "seed = -1: expected a whole number"),
+        (
+            TEXT.replace("ipd-rtg", "dt").replace("distillation.context", "distillation.alpha"),
+            "distillation.alpha = 2: method dt is defined by",
+        ),
         ('preset = "big"\n' + TEXT.split("\n", 2)[2], "expected one of smoke, lesson, paper"),
         ("presets = 1\n" + TEXT, "unknown key 'presets'"),
         (TEXT.replace("variant =", "name ="), "number 3: unknown key 'name'"),
         (TEXT.replace("seeds = [0]", "seeds = []"), "number 2: seeds is missing or empty"),
-        (TEXT.replace('variant = "short"\n', ""), "overrides of imagination.length need a name"),
-        (TEXT.replace('"bc"', '"abc"'), "unknown method 'abc'"),
-        (TEXT.replace("imagination.length", "imagination.lenth"), "unknown config field 'lenth'"),
+        (
+            TEXT.replace('variant = "short"\n', ""),
+            "number 3: overrides of imagination.length need a name",
+        ),
+        (TEXT.replace('"bc"', '"abc"'), "unknown method 'abc': did you mean bc"),
+        (
+            TEXT.replace("imagination.length", "imagination.lenth"),
+            "unknown config field 'imagination.lenth': did you mean",
+        ),
     ],
 )
 def test_mistakes_in_a_spec_name_the_place(text: str, message: str, tmp_path: Path) -> None:
@@ -158,7 +182,7 @@ def test_other_formats_are_not_done(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     unit = Unit(TASK, "behaviour", 0, smoke())
     run(TASK, "behaviour", 0, smoke(), out=tmp_path, device="cpu")
     assert unit.done(tmp_path)
-    monkeypatch.setattr(sweep, "FORMAT", sweep.FORMAT + 1)
+    monkeypatch.setattr(specs, "FORMAT", specs.FORMAT + 1)
     assert not unit.done(tmp_path)
 
 
@@ -206,7 +230,7 @@ def test_finished_units_are_never_repeated(local: Path, monkeypatch: pytest.Monk
         raise AssertionError("a finished unit was started again")
 
     monkeypatch.setattr(sweep, "run", forbidden)
-    assert run_units(expand(spec()), out=local, workers=1, threads=1, device="cpu") == []
+    assert run_units(expand(spec()), out=local, threads=1, device="cpu") == []
     states = status(expand(spec()), local)
     assert (states["state"] == "done").all() and (states["seconds"] > 0).all()
 
@@ -222,7 +246,7 @@ def test_a_failure_stops_nothing_else_and_is_tried_again(
     units = expand(spec())
     with monkeypatch.context() as patched:
         patched.setattr(sweep, "run", sometimes)
-        failed = run_units(units, out=tmp_path, workers=1, threads=1, device="cpu")
+        failed = run_units(units, out=tmp_path, threads=1, device="cpu")
     assert failed == [f"{TASK} bc@quick seed 1: FloatingPointError: the loss exploded"]
     found = status(units, tmp_path).set_index(["method", "seed"])
     assert found["state"].value_counts().to_dict() == {"done": 3, "failed": 1}
@@ -230,13 +254,13 @@ def test_a_failure_stops_nothing_else_and_is_tried_again(
     text = sweep.format_status(status(units, tmp_path), 2)
     assert f"failed: {TASK} bc@quick seed 1: FloatingPointError" in text
     assert "3 done, 0 running, 1 failed, 0 to do" in text
-    assert run_units(units, out=tmp_path, workers=1, threads=1, device="cpu") == []
+    assert run_units(units, out=tmp_path, threads=1, device="cpu") == []
     assert (status(units, tmp_path)["state"] == "done").all()
 
 
 def test_another_configuration_is_not_taken_for_done(local: Path) -> None:
     other = Spec((Block((TASK,), ("bc",), (0,), "quick", {**QUICK, "values.width": 8}),), "smoke")
-    (problem,) = run_units(expand(other), out=local, workers=1, threads=1, device="cpu")
+    (problem,) = run_units(expand(other), out=local, threads=1, device="cpu")
     assert "another configuration" in problem
     (local / TASK / "bc@quick" / "seed-0" / "error.json").unlink()
 
@@ -256,9 +280,9 @@ def test_killed_sweep_repeats_no_finished_unit(
     with monkeypatch.context() as patched:
         patched.setattr(sweep, "run", dying)
         with pytest.raises(KeyboardInterrupt):
-            run_units(expand(spec()), out=tmp_path, workers=1, threads=1, device="cpu")
+            run_units(expand(spec()), out=tmp_path, threads=1, device="cpu")
         assert len(started) == 2
-        run_units(expand(spec()), out=tmp_path, workers=1, threads=1, device="cpu")
+        run_units(expand(spec()), out=tmp_path, threads=1, device="cpu")
     assert len(started) == len(set(started)) == 4
     assert_same(scores(tmp_path), scores(local))
 
@@ -308,7 +332,8 @@ def test_two_that_need_a_stage_at_once_train_it_once(tmp_path: Path) -> None:
 
 def test_two_processes_give_the_numbers_of_one(local: Path, tmp_path: Path) -> None:
     units = expand(spec(("iql", "bc"), (0,)))
-    assert run_units(units, out=tmp_path, workers=2, threads=1, device="cpu", progress=False) == []
+    with parallel_config("loky", n_jobs=2):
+        assert run_units(units, out=tmp_path, threads=1, device="cpu", progress=False) == []
     whole = scores(local)
     assert_same(scores(tmp_path), {name: whole[name] for name in scores(tmp_path)})
 
@@ -326,16 +351,16 @@ def cluster() -> Iterator[Any]:
 def test_dask_cluster_of_two_workers_gives_the_local_numbers(
     cluster: Any, local: Path, elsewhere: str, tmp_path: Path
 ) -> None:
-    address = cluster.scheduler_address
-    failed = run_units(
-        expand(spec()), out=tmp_path, threads=1, device="cpu", dask=address, progress=False
-    )
+    dask = {"backend": "dask", "n_jobs": -1, "scheduler_host": cluster.scheduler_address}
+    with parallel_config(**dask):
+        failed = run_units(expand(spec()), out=tmp_path, threads=1, device="cpu", progress=False)
     assert failed == []
     assert_same(scores(tmp_path), scores(local))
     assert len(cluster.workers) == 2
     units = expand(spec(("bc",), (0,)), datasets={TASK: elsewhere})
-    for out, dask in ((tmp_path / "dask", address), (tmp_path / "here", None)):
-        assert run_units(units, out=out, workers=1, threads=1, device="cpu", dask=dask) == []
+    with parallel_config(**dask):
+        assert run_units(units, out=tmp_path / "dask", threads=1, device="cpu") == []
+    assert run_units(units, out=tmp_path / "here", threads=1, device="cpu") == []
     assert_same(scores(tmp_path / "dask"), scores(tmp_path / "here"))
 
 
@@ -357,7 +382,7 @@ def test_units_with_other_data_equal_single_runs_with_it(
     elsewhere: str, local: Path, tmp_path: Path
 ) -> None:
     units = expand(spec(("bc",), (0,)), datasets={TASK: elsewhere})
-    assert run_units(units, out=tmp_path / "sweep", workers=1, threads=1, device="cpu") == []
+    assert run_units(units, out=tmp_path / "sweep", threads=1, device="cpu") == []
     run(
         open_task(TASK, elsewhere), "bc", 0, override(smoke(), QUICK),
         out=tmp_path / "single", variant="quick", device="cpu",
@@ -381,9 +406,9 @@ def test_runs_with_other_data_are_done_for_that_data_alone(elsewhere: str, tmp_p
         for datasets in ({}, {TASK: elsewhere})
     )
     assert own[0].folder(tmp_path) == other[0].folder(tmp_path)
-    assert run_units(other, out=tmp_path, workers=1, threads=1, device="cpu") == []
+    assert run_units(other, out=tmp_path, threads=1, device="cpu") == []
     assert other[0].done(tmp_path) and not own[0].done(tmp_path)
-    (problem,) = run_units(own, out=tmp_path, workers=1, threads=1, device="cpu")
+    (problem,) = run_units(own, out=tmp_path, threads=1, device="cpu")
     assert "other data" in problem
 
 
@@ -410,17 +435,160 @@ def test_command_line_sweeps_other_data_and_names_its_source(
 
 
 def test_mistakes_about_other_data(elsewhere: str, tmp_path: Path) -> None:
-    assert sweep.other_data([f"{TASK}={elsewhere}"]) == {TASK: elsewhere}
+    assert specs.other_data([f"{TASK}={elsewhere}"]) == {TASK: elsewhere}
     with pytest.raises(ValueError, match="expected TASK=ID_OR_PATH"):
-        sweep.other_data([elsewhere])
+        specs.other_data([elsewhere])
     with pytest.raises(ValueError, match=f"names {TASK} twice"):
-        sweep.other_data([f"{TASK}={elsewhere}"] * 2)
+        specs.other_data([f"{TASK}={elsewhere}"] * 2)
     with pytest.raises(KeyError, match="unknown task 'maze'"):
-        sweep.other_data([f"maze={elsewhere}"])
+        specs.other_data([f"maze={elsewhere}"])
     with pytest.raises(DataError, match=f"{tmp_path}.* is not on this machine"):
-        sweep.other_data([f"{TASK}={tmp_path}/nowhere"])
+        specs.other_data([f"{TASK}={tmp_path}/nowhere"])
     with pytest.raises(ValueError, match="names pointmaze-large, but the spec has only"):
         expand(spec(), datasets={"pointmaze-large": elsewhere})
+
+
+# -- damage ----------------------------------------------------------------------------------------
+
+
+def once(root: Path, methods: tuple[str, ...] = ("bc", "behaviour")) -> list[Unit]:
+    units = expand(spec(methods, (0,)))
+    assert run_units(units, out=root, threads=1, device="cpu", progress=False) == []
+    return units
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("pristine")
+    once(out)
+    return out
+
+
+FILES = ("config.json", "record.json", "scores.csv", "episodes.csv", "log.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        *((name, kept) for name in (*FILES, "policy.safetensors") for kept in (0, 0.5)),
+        *((name, "[1, 2]\n") for name in FILES),
+        ("config.json", None),
+        ("record.json", None),
+        ("episodes.csv", None),
+    ],
+)
+def test_one_damaged_file_costs_one_unit(
+    name: str, kept: Any, pristine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is named, nothing else stops, and the advice works when it is followed."""
+    out = tmp_path / "runs"
+    shutil.copytree(pristine, out)
+    folder = out / TASK / "bc@quick" / "seed-0"
+    damage(folder / name, kept)
+    units = expand(spec(("bc", "behaviour"), (0,)))
+    (problem,) = run_units(units, out=out, threads=1, device="cpu", progress=False)
+    # What damage makes of config.json may be told from record.json, its counterpart.
+    assert f"{folder}/" in problem and name in problem and "damaged" in problem
+    assert f"delete the folder {folder} and run again" in problem
+    text = sweep.format_status(status(units, out), 1)
+    assert "1 done, 0 running, 1 failed, 0 to do" in text and problem.split(": ", 1)[1] in text
+    (written, *_) = gather.write_results(units, out, tmp_path / "data", device="cpu")
+    assert pd.read_csv(written)["method"].tolist() == ["behaviour"] * 2
+    with pytest.raises(ValueError, match="is damaged"):
+        run(TASK, "bc", 0, smoke(), user=QUICK, variant="quick", out=out, device="cpu")
+    shutil.rmtree(folder)
+    assert run_units(units, out=out, threads=1, device="cpu", progress=False) == []
+    assert_same(scores(out), scores(pristine))
+
+
+def damage(file: Path, kept: Any) -> None:
+    if kept is None:
+        file.unlink()
+    elif isinstance(kept, str):
+        file.write_text(kept)
+    else:
+        content = file.read_bytes()
+        file.write_bytes(content[: int(len(content) * kept)])
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"er'])
+def test_a_damaged_note_of_a_failure_stops_nobody(content: str, tmp_path: Path) -> None:
+    units = expand(spec(("behaviour",), (0,)))
+    file = units[0].folder(tmp_path) / "error.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(content)
+    assert "error.json is damaged" in status(units, tmp_path)["error"][0]
+    assert run_units(units, out=tmp_path, threads=1, device="cpu", progress=False) == []
+    assert status(units, tmp_path)["state"].tolist() == ["done"]
+
+
+def test_a_damaged_stage_is_named_and_its_advice_works(pristine: Path, tmp_path: Path) -> None:
+    shutil.copytree(pristine, tmp_path, dirs_exist_ok=True)
+    folder = tmp_path / TASK / "bc@quick" / "seed-0"
+    (stage,) = tmp_path.rglob("result.safetensors")
+    stage.write_bytes(b"")
+    with pytest.raises(ValueError, match=f"{stage} is damaged .* delete it .* delete {folder} too"):
+        evaluate_again(folder, 2, device="cpu")
+    stage.unlink()
+    with pytest.raises(FileNotFoundError, match=f"is missing .* delete {folder} too"):
+        evaluate_again(folder, 2, device="cpu")
+    shutil.rmtree(folder)
+    once(tmp_path)
+    assert_same(scores(tmp_path), scores(pristine))
+    assert evaluate_again(folder, 2, device="cpu")["episodes"].tolist() == [2, 2]
+
+
+def test_a_killed_worker_costs_its_own_unit_alone(
+    tmp_path: Path, local: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "_attempt", killed_at_bc_1)
+    done: list[str] = []
+    with parallel_config("loky", n_jobs=2):
+        failed = run_units(
+            expand(spec()), out=tmp_path, threads=1, device="cpu", progress=False,
+            task_done=done.append,
+        )  # fmt: skip
+    assert len(failed) == 1 and done == [TASK]
+    assert failed[0].startswith(f"{TASK} bc@quick seed 1: its process was killed")
+    monkeypatch.undo()
+    states = status(expand(spec()), tmp_path)
+    assert states["state"].value_counts().to_dict() == {"done": 3, "failed": 1}
+    assert "was killed" in "".join(states["error"])
+    assert run_units(expand(spec()), out=tmp_path, threads=1, device="cpu", progress=False) == []
+    assert_same(scores(tmp_path), scores(local))
+
+
+def killed_at_bc_1(index: int, unit: Unit, *rest: Any, attempt: Any = sweep._attempt) -> Any:
+    if unit.label == "bc@quick" and unit.seed == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return attempt(index, unit, *rest)
+
+
+def test_results_hold_the_units_of_the_study_alone(pristine: Path, tmp_path: Path) -> None:
+    shutil.copytree(pristine, tmp_path / "runs")
+    folder = tmp_path / "runs" / TASK
+    shutil.copytree(folder / "bc@quick", folder / "bc-old")
+    shutil.copytree(folder / "bc@quick" / "seed-0", folder / "bc@quick" / "seed-0 (copy)")
+    run(TASK, "behaviour", 5, smoke(), out=tmp_path / "runs", device="cpu")
+    units = expand(spec(("bc", "behaviour"), (0,)))
+    (path, *_) = gather.write_results(units, tmp_path / "runs", tmp_path / "data", device="cpu")
+    found = pd.read_csv(path)[["method", "variant", "seed"]].drop_duplicates()
+    assert found.to_numpy().tolist() == [["behaviour", "quick", 0], ["bc", "quick", 0]]
+
+
+def test_no_policy_is_replaced_by_one_of_another_configuration(tmp_path: Path) -> None:
+    task = replace(open_task(TASK), environment="", no_environment="it was never made")
+    policy = tmp_path / TASK / "bc" / "seed-0" / "policy.safetensors"
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="it was never made"):
+            run(task, "bc", 0, smoke(), user=QUICK, out=tmp_path, device="cpu")
+    before = policy.read_bytes()
+    with pytest.raises(ValueError, match="holds a policy with another configuration"):
+        run(task, "bc", 0, smoke(), out=tmp_path, device="cpu")
+    assert policy.read_bytes() == before
+    # The same policy may be evaluated once there is an environment.
+    assert len(run(TASK, "bc", 0, smoke(), user=QUICK, out=tmp_path, device="cpu")) == 2
+    assert policy.read_bytes() == before
 
 
 # -- what it leaves behind -------------------------------------------------------------------------
@@ -452,7 +620,7 @@ def test_imagination_is_recorded_with_threshold_and_horizon(
     book = record["imagination"]
     assert book["accepted"] + book["rejected_short"] + book["rejected_not_better"] == book["starts"]
     assert book["threshold"] > 0 and record["horizon"] == smoke().planner.horizon
-    paths = sweep.write_results([unit], tmp_path, tmp_path / "data", workers=1, device="cpu")
+    paths = gather.write_results([unit], tmp_path, tmp_path / "data", device="cpu")
     assert [p.name for p in paths] == [
         f"{kind}-{TASK}.csv" for kind in ("scores", "costs", "inside")
     ]
@@ -463,9 +631,10 @@ def test_imagination_is_recorded_with_threshold_and_horizon(
     assert inside["method"].tolist() == ["ipd"]
     assert inside["accepted"].tolist() == [book["accepted"]]
     # A later slice without this run leaves its row where it is, and the shown run has its arrays.
-    monkeypatch.setattr(sweep, "SHOWN", (TASK, "ipd", 0))
-    later = [Unit(TASK, "bc", 0, smoke())]
-    paths = sweep.write_results(later, tmp_path, tmp_path / "data", workers=1, device="cpu")
+    monkeypatch.setattr(gather, "SHOWN", (TASK, "ipd", 0))
+    run(TASK, "behaviour", 0, smoke(), out=tmp_path, device="cpu")
+    later = [Unit(TASK, "behaviour", 0, smoke()), unit]
+    paths = gather.write_results(later, tmp_path, tmp_path / "data", device="cpu")
     assert pd.read_csv(paths[2]).equals(inside)
     arrays, _ = load_tensors(paths[3])
     assert float(arrays["model/threshold"]) == pytest.approx(book["threshold"])

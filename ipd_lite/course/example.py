@@ -2,8 +2,7 @@
 
 Every notebook meets the same maze, the same seed and the same cached stages, so that what one
 notebook trained the next one only loads. The sweeps of notebook 05 take half an hour, so their
-results are committed; `python -m ipd_lite.course --out runs/study` makes them again, and with
-`--task hopper-medium-replay` those of the gym task.
+results are committed; `python -m ipd_lite.course.example` makes them again.
 """
 
 from __future__ import annotations
@@ -15,18 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
+from joblib import parallel_config
 from numpy.typing import NDArray
 
 from ipd_lite.files import load_tensors, save_tensors, write_csv
 from ipd_lite.paper.acting import Actor
-from ipd_lite.settings import override
-from ipd_lite.study.methods import METHODS
+from ipd_lite.study.actors import actors
+from ipd_lite.study.names import read_scores
 from ipd_lite.study.pipeline import Pipeline, choose_device
+from ipd_lite.study.run import reopen
+from ipd_lite.study.spec import Unit, expand, read_spec
+from ipd_lite.study.sweep import run_units
 from ipd_lite.tasks.collect import collect_missing
 from ipd_lite.tasks.registry import get_task
-from ipd_lite.tasks.rollout import rollout
 from ipd_lite.tasks.task import MazeRecipe, Task
 
 RUNNING_EXAMPLE = "pointmaze-medium-slow"
@@ -101,56 +102,6 @@ def walks(task: Task, actor: Actor, seeds: Sequence[int], device: torch.device) 
     return result
 
 
-ALPHAS = (0.0, 0.1, 0.3, 1.0, 3.0)
-
-
-SWEEP = {
-    "distillation.updates": 1_000,
-    "distillation.imagined_share": 0.0,
-    "evaluation.episodes": 50,
-}
-"""A third of the lesson's updates and half its episodes: fifteen policies in a coffee break."""
-
-
-TARGETS = (-120.0, -60.0, -30.0, -20.0, -10.0, -5.0)
-
-
-def alpha_sweep(pipeline: Pipeline) -> tuple[pd.DataFrame, dict[float, list[Walk]]]:
-    """Score of the transformer over alpha, real data alone; in mazes also paths from eight starts.
-
-    Without imagined data the sweep shows what the value-guided term does and nothing else.
-    """
-    rows, paths = [], {}
-    for alpha in ALPHAS:
-        config = override(pipeline.config, {**SWEEP, "distillation.alpha": alpha})
-        actor, score = _last(pipeline.variant(config), "ipd")
-        rows.append({"alpha": alpha, "seed": pipeline.seed, "score": score})
-        if isinstance(pipeline.task.recipe, MazeRecipe):
-            seeds = range(config.evaluation.seed, config.evaluation.seed + 8)
-            paths[alpha] = walks(pipeline.task, actor, seeds, pipeline.device)
-    return pd.DataFrame(rows), paths
-
-
-def target_sweep(pipeline: Pipeline) -> pd.DataFrame:
-    """Score of one Decision Transformer over the hand-set target return."""
-    changes = {**METHODS["dt"].overrides, "evaluation.episodes": SWEEP["evaluation.episodes"]}
-    rows = []
-    for target in TARGETS:
-        config = override(pipeline.config, {**changes, "evaluation.target": target})
-        _, score = _last(pipeline.variant(config), "dt")
-        rows.append({"target": target, "seed": pipeline.seed, "score": score})
-    return pd.DataFrame(rows)
-
-
-def _last(pipeline: Pipeline, method: str) -> tuple[Actor, float]:
-    """A method's last checkpoint and its score."""
-    actor = METHODS[method].evaluate(pipeline)[-1]
-    returns = rollout(
-        pipeline.task, actor, pipeline.config.evaluation, device=pipeline.device
-    ).returns
-    return actor, round(float(pipeline.task.normalized_score(returns.mean())), 3)
-
-
 def sweep_file(folder: Path, setting: str, task: str = RUNNING_EXAMPLE) -> Path:
     """Where the sweep over `setting` ("alpha" or "target") lies: the maze's name is left out."""
     suffix = "" if task == RUNNING_EXAMPLE else f"-{task}"
@@ -165,37 +116,59 @@ def saved_paths(folder: Path) -> dict[float, list[NDArray[np.float64]]]:
             part.numpy().astype(np.float64)
             for part in arrays[f"{alpha:g}"].split(arrays[f"{alpha:g}/lengths"].tolist())
         ]
-        for alpha in ALPHAS
+        for alpha in sorted(float(name) for name in arrays if "/" not in name)
     }
 
 
-def main() -> None:
-    """Make the committed sweeps of notebook 05 again (three seeds, about half an hour)."""
+def write_sweeps(units: Sequence[Unit], out: Path, data: Path, device: str = "auto") -> list[Path]:
+    """Write the finished units of figures/course.toml as course-alpha*.csv and course-target.csv,
+    and the paths of the first seed's policies in the maze as course-alpha.safetensors."""
+    rows: dict[Path, list[dict[str, float | None]]] = {}
+    arrays: dict[str, torch.Tensor] = {}
+    for unit in (unit for unit in units if unit.done(out)):
+        config, setting = unit.configured(), "target" if unit.method == "dt" else "alpha"
+        value = config.evaluation.target if setting == "target" else config.distillation.alpha
+        score = read_scores(unit.folder(out) / "scores.csv").set_index("checkpoint")["score"]
+        row = {setting: value, "seed": unit.seed, "score": float(score["last"])}
+        rows.setdefault(sweep_file(data, setting, unit.task), []).append(row)
+        maze = isinstance(get_task(unit.task).recipe, MazeRecipe)
+        if maze and setting == "alpha" and unit.seed == 0:
+            positions = _positions(unit, out, device)
+            arrays[f"{value:g}"] = torch.cat(positions)
+            arrays[f"{value:g}/lengths"] = torch.tensor([len(part) for part in positions])
+    for file, table in rows.items():
+        write_csv(file, table)
+    if not arrays:
+        return list(rows)
+    save_tensors(data / "course-alpha.safetensors", arrays)
+    return [*rows, data / "course-alpha.safetensors"]
+
+
+def _positions(unit: Unit, out: Path, device: str) -> list[torch.Tensor]:
+    """Positions (T + 1, 2) of a finished unit's last policy from the evaluation's first starts."""
+    pipeline = reopen(unit.folder(out), device=device)
+    first = pipeline.config.evaluation.seed
+    actor = actors(pipeline, unit.method)[-1]
+    paths = walks(pipeline.task, actor, range(first, first + 8), pipeline.device)
+    return [torch.as_tensor(path.observations[:, :2]).float() for path in paths]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Make the committed sweeps of notebook 05 again (three seeds, about an hour)."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--task", default=RUNNING_EXAMPLE, help=f"or {GYM_EXAMPLE}: alpha alone")
+    parser.add_argument("--spec", type=Path, default=Path("figures/course.toml"))
     parser.add_argument("--out", type=Path, default=Path("runs/study"), help="run folder to reuse")
     parser.add_argument("--data", type=Path, default=Path("figures/data"), help="where to write")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--preset", default="lesson")
-    arguments = parser.parse_args()
-    scores, targets = [], []
-    for seed in range(arguments.seeds):
-        pipeline = running_example(arguments.preset, arguments.task, seed, arguments.out)
-        found, paths = alpha_sweep(pipeline)
-        scores.append(found)
-        if arguments.task == RUNNING_EXAMPLE:  # the targets are returns of this maze
-            targets.append(target_sweep(pipeline))
-        if seed or not paths:
-            continue
-        arrays = {}
-        for alpha, group in paths.items():
-            positions = [torch.as_tensor(walk.observations[:, :2]).float() for walk in group]
-            arrays[f"{alpha:g}"] = torch.cat(positions)
-            arrays[f"{alpha:g}/lengths"] = torch.tensor([len(p) for p in positions])
-        save_tensors(arguments.data / "course-alpha.safetensors", arrays)
-    write_csv(sweep_file(arguments.data, "alpha", arguments.task), pd.concat(scores))
-    if targets:
-        write_csv(sweep_file(arguments.data, "target", arguments.task), pd.concat(targets))
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--device", default="auto")
+    chosen = parser.parse_args(arguments)
+    units = expand(read_spec(chosen.spec))
+    with parallel_config("loky", n_jobs=chosen.workers):
+        failed = run_units(units, out=chosen.out, device=chosen.device, threads=1)
+    for path in write_sweeps(units, chosen.out, chosen.data, chosen.device):
+        print(path)
+    if failed:
+        raise SystemExit("failed, the rest is done:\n  " + "\n  ".join(failed))
 
 
 if __name__ == "__main__":

@@ -19,9 +19,9 @@ from ipd_lite.report.redraw import inside_figures, score_figures
 from ipd_lite.report.results import summarize
 from ipd_lite.report.tables import format_table
 from ipd_lite.settings import Config
-from ipd_lite.study.methods import METHODS
 from ipd_lite.study.pipeline import Pipeline, choose_device
-from ipd_lite.study.run import run
+from ipd_lite.study.run import configured, run
+from ipd_lite.study.spec import Unit
 from ipd_lite.tasks.collect import collect
 from ipd_lite.tasks.load import load_task
 from ipd_lite.tasks.registry import get_task
@@ -92,7 +92,7 @@ def demo(
     data = load_task(task)
     say(f"{task.dataset}: {data.episodes} episodes, {len(data)} transitions")
     common = (task_name, seed, config, out, device, threads)
-    greedy = METHODS["ipd-greedy"].configure(config)
+    greedy = configured(config, "ipd-greedy")
     # loky replaces a worker whose memory grew; nothing is lost, so nobody needs to read of it.
     warnings.filterwarnings("ignore", message="A worker stopped while some jobs")
     with Parallel(n_jobs=workers, return_as="generator_unordered") as parallel:
@@ -119,8 +119,7 @@ def demo(
         inside = [delayed(_figures)(*common)] if isinstance(task.recipe, MazeRecipe) else []
         for result in parallel([*inside, *rest]):
             figures += result or []
-    scores = gather_scores(out)
-    scores = scores[(scores["task"] == task_name) & (scores["seed"] == seed)]
+    scores = gather_scores([Unit(task_name, m, seed, config) for m in DEMO_METHODS], out)
     write_csv(out / "scores.csv", scores)
     table = format_table(summarize(scores))
     write_atomically(out / "scores.md", table + "\n")

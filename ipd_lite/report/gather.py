@@ -1,71 +1,108 @@
-"""report.gather."""
+"""From the folders of finished runs to the result files that `ipd-lite figures` draws."""
 
 from __future__ import annotations
 
-import json
+import contextlib
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from joblib import Parallel, delayed
 
 from ipd_lite.files import save_tensors, write_csv, write_json
+from ipd_lite.paper.dataset import OfflineDataset
 from ipd_lite.report.inside import inside_arrays, inside_numbers
 from ipd_lite.study.methods import METHODS
-from ipd_lite.study.run import read_scores, reopen, run_folder
-from ipd_lite.study.sweep import SHOWN, Unit, opened_task
+from ipd_lite.study.names import Damaged, read_json, read_scores, read_table, run_folder
+from ipd_lite.study.run import reopen
+from ipd_lite.study.spec import Unit
+from ipd_lite.tasks.load import load_task
 from ipd_lite.tasks.registry import get_task
-from ipd_lite.tasks.task import MazeRecipe
+from ipd_lite.tasks.task import MazeRecipe, Task
 
+BINS = 40
+"""Of the histograms of returns."""
+SHOWN = ("pointmaze-medium-slow", "ipd", 0)
+"""Task, method and seed of the run that the figures look into."""
 INSIDE_METHODS = ("ipd", "ipd-greedy", "ipd-random", "ipd-nogate")
 """Methods whose imagined plans are replayed in the simulator (mazes only)."""
 
 
-def write_results(
-    units: Sequence[Unit], out: Path, results: Path, *, workers: int = 2, device: str = "auto"
-) -> list[Path]:
-    """Write what `ipd-lite figures` draws, from every finished run of these units' tasks.
+def write_results(units: Sequence[Unit], out: Path, results: Path, *, device: str) -> list[Path]:
+    """Write what `ipd-lite figures` draws, from the finished ones of these units.
 
     Per task: scores-<task>.csv (with the source of each run's data), costs-<task>.csv (seconds and
     memory per stage), and for mazes inside-<task>.csv (diagnostics and replayed plans of every
-    seed). Rows of runs that are not below `out` stay as they are. Once: inside.safetensors, the
-    arrays of the run that the figures show (`SHOWN`).
+    seed). Rows of other runs stay as they are. Once: inside.safetensors, the arrays of the run that
+    the figures show (`SHOWN`).
     """
-    names = list(dict.fromkeys(unit.task for unit in units))
-    try:
-        every = gather_scores(out)
-    except FileNotFoundError:
-        return []
     paths = []
-    for name in names:
-        scores = every[every["task"] == name]
-        if scores.empty:
-            continue
-        sources = [opened_task(out, row).source for row in scores.to_dict("records")]
-        scores = scores.assign(source=sources)
-        tables = {"scores": scores, "costs": gather_costs(out, name)}
-        if isinstance(get_task(name).recipe, MazeRecipe):
-            folders = [
-                run_folder(out, name, row["method"], row["seed"])
-                for row in scores[scores["checkpoint"] == "last"].to_dict("records")
-                if row["method"] in INSIDE_METHODS and not row["variant"]
-            ]
-            rows = Parallel(n_jobs=workers)(delayed(_inside)(f, device) for f in folders)
-            tables["inside"] = pd.DataFrame([row for row in rows if row])
+    finished = readable(units, out)
+    for name in dict.fromkeys(unit.task for unit in finished):
+        own = [unit for unit in finished if unit.task == name]
+        tables = {
+            "scores": gather_scores(own, out),
+            "costs": gather_costs(own, out),
+            "inside": gather_inside(own, out, device),
+        }
         for kind, table in tables.items():
-            if not len(table):
-                continue
-            path = results / f"{kind}-{name}.csv"
-            write_csv(path, in_order(with_earlier(path, table)))
-            paths.append(path)
-    if SHOWN[0] in names and (run_folder(out, *SHOWN) / "scores.csv").exists():
+            if len(table):
+                paths.append(_merge(results / f"{kind}-{name}.csv", table))
+    if SHOWN in [(unit.task, unit.label, unit.seed) for unit in finished]:
         arrays = inside_arrays(reopen(run_folder(out, *SHOWN), device=device))
         save_tensors(results / "inside.safetensors", arrays)
         paths.append(results / "inside.safetensors")
     return paths
+
+
+def write_survey(units: Sequence[Unit], out: Path, results: Path, *, device: str) -> list[Path]:
+    """Write tasks.csv, the last checkpoints of the finished ones of these units with the source of
+    the data, and returns.csv, what their tasks' data looks like. Rows of other tasks stay."""
+    finished = readable(units, out)
+    if not finished:
+        return []
+    scores = gather_scores(finished, out)
+    scores = scores[scores["checkpoint"] == "last"].drop(columns="checkpoint")
+    scores.insert(1, "source", scores.pop("source"))
+    scores.insert(2, "environment", [get_task(name).environment for name in scores["task"]])
+    histograms = []
+    for task in {unit.task: unit.open() for unit in finished}.values():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the runs have said it already
+            histograms.append(return_histogram(task, load_task(task)))
+    path = results / "returns.csv"
+    write_csv(path, with_earlier(path, pd.concat(histograms), ["task"]))
+    return [_merge(results / "tasks.csv", scores), path]
+
+
+def readable(units: Sequence[Unit], out: Path) -> list[Unit]:
+    """Those that are finished and whole (the sweep has named the others)."""
+    found = []
+    for unit in units:
+        with contextlib.suppress(Damaged):
+            found += [unit] * unit.done(out)
+    return found
+
+
+def _merge(path: Path, table: pd.DataFrame) -> Path:
+    write_csv(path, in_order(with_earlier(path, table)))
+    return path
+
+
+def gather_inside(units: Sequence[Unit], out: Path, device: str) -> pd.DataFrame:
+    """Diagnostics and replayed plans of maze runs, a row per run that imagined something."""
+    folders = [
+        unit.folder(out)
+        for unit in units
+        if unit.label in INSIDE_METHODS and isinstance(get_task(unit.task).recipe, MazeRecipe)
+    ]
+    rows = Parallel()(delayed(_inside)(folder, device) for folder in folders)
+    return pd.DataFrame([row for row in rows if row])
 
 
 def _inside(folder: Path, device: str) -> dict[str, Any]:
@@ -76,29 +113,25 @@ def _inside(folder: Path, device: str) -> dict[str, Any]:
         pipeline = reopen(folder, device=device)
         if not len(pipeline.continuations):
             return {}
-        method = json.loads((folder / "config.json").read_text())["method"]
+        method = read_json(folder / "config.json")["method"]
         write_json(file, {"method": method, **inside_numbers(pipeline)})
-    row: dict[str, Any] = json.loads(file.read_text())
-    return row
+    return read_json(file)
 
 
-def gather_costs(out: Path, task: str) -> pd.DataFrame:
-    """Seconds and peak memory (MB) per stage of every finished run: columns method, variant, seed,
+def gather_costs(units: Sequence[Unit], out: Path) -> pd.DataFrame:
+    """Seconds and peak memory (MB) per stage of every run: columns task, method, variant, seed,
     stage, seconds, process_mb, gpu_mb (NaN where unknown), device."""
     rows = []
-    for file in sorted(out.glob(f"{task}/*/seed-*/record.json")):
-        if not (file.parent / "scores.csv").exists():
-            continue
-        record = json.loads(file.read_text())
-        identity = json.loads((file.parent / "config.json").read_text())
+    for unit in units:
+        record = read_json(unit.folder(out) / "record.json")
         for stage, seconds in record["seconds"].items():
             memory = record.get("memory", {}).get(stage, {})
             rows.append(
                 {
-                    "task": task,
-                    "method": identity["method"],
-                    "variant": identity.get("variant", ""),
-                    "seed": identity["seed"],
+                    "task": unit.task,
+                    "method": unit.method,
+                    "variant": unit.variant,
+                    "seed": unit.seed,
                     "stage": stage,
                     "seconds": seconds,
                     "process_mb": memory.get("process", float("nan")),
@@ -109,16 +142,14 @@ def gather_costs(out: Path, task: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def gather_scores(root: Path) -> pd.DataFrame:
-    """All scores.csv rows below `root`, sorted by task, method (in the registry's order), seed.
-
-    Raises:
-        FileNotFoundError: there are none.
-    """
-    files = sorted(root.glob("*/*/seed-*/scores.csv"))
-    if not files:
-        raise FileNotFoundError(f"no scores below {root}; run `ipd-lite run` or `ipd-lite demo`")
-    return in_order(pd.concat([read_scores(file) for file in files]), ["checkpoint"])
+def gather_scores(units: Sequence[Unit], out: Path) -> pd.DataFrame:
+    """All rows of the units' scores.csv with the source of their data, sorted by task, method (in
+    the registry's order), seed."""
+    tables = [
+        read_scores(unit.folder(out) / "scores.csv").assign(source=unit.open().source)
+        for unit in units
+    ]
+    return in_order(pd.concat(tables), ["checkpoint"])
 
 
 def in_order(rows: pd.DataFrame, last: Sequence[str] = ()) -> pd.DataFrame:
@@ -140,10 +171,31 @@ def with_earlier(
     """
     if not path.exists():
         return rows
-    earlier = read_scores(path) if "variant" in rows else pd.read_csv(path)
+    earlier = read_table(path, ()).fillna({"variant": ""})
     shared = [key for key in keys if key in rows and key in earlier]
     here = set(rows[shared].itertuples(index=False, name=None))
     kept = [row not in here for row in earlier[shared].itertuples(index=False, name=None)]
     if any(kept):
         print(f"{path}: kept {sum(kept)} rows of earlier runs", file=sys.stderr)
     return pd.concat([earlier[kept], rows], ignore_index=True) if any(kept) else rows
+
+
+def return_histogram(task: Task, data: OfflineDataset) -> pd.DataFrame:
+    """Rows (task, source, transitions, mean, left, right, episodes): how many recorded episodes
+    have an undiscounted return between `left` and `right`.
+
+    Not normalized: many recordings are cut long before the time limit that a score assumes.
+    """
+    returns = data.episode_returns.cpu().numpy().astype(np.float64)
+    counts, edges = np.histogram(returns, bins=BINS)
+    return pd.DataFrame(
+        {
+            "task": task.name,
+            "source": task.source,
+            "transitions": len(data),
+            "mean": round(float(returns.mean()), 2),
+            "left": edges[:-1].round(3),
+            "right": edges[1:].round(3),
+            "episodes": counts,
+        }
+    )

@@ -7,8 +7,6 @@ planner has none).
 
 from __future__ import annotations
 
-import json
-import shutil
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -19,12 +17,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ipd_lite.files import write_csv, write_json
+from ipd_lite.files import write_atomically, write_csv, write_json
 from ipd_lite.paper.acting import Actor
 from ipd_lite.paper.dataset import OfflineDataset
 from ipd_lite.paper.values import diagnose
-from ipd_lite.settings import Config, as_dict, from_dict
+from ipd_lite.settings import (
+    NOTHING,
+    Config,
+    as_dict,
+    check_number,
+    configuration,
+    from_dict,
+)
+from ipd_lite.study.actors import actors
 from ipd_lite.study.methods import get_method
+from ipd_lite.study.names import label_of, read_json, read_run, read_scores, run_folder, same
 from ipd_lite.study.pipeline import FORMAT, Pipeline, choose_device
 from ipd_lite.study.storage import Stage, exclusive, peak_memory, provenance, reset_peak_memory
 from ipd_lite.tasks.own_data import open_task
@@ -33,23 +40,27 @@ from ipd_lite.tasks.rollout import Rollouts, rollout
 from ipd_lite.tasks.task import Task
 
 
-def label_of(method: str, variant: str = "") -> str:
-    """How a method with changed fields is called in folders, tables and figures."""
-    return f"{method}@{variant}" if variant else method
+def configured(config: Config, method: str, user: Mapping[str, Any] = NOTHING) -> Config:
+    """The configuration of a method on top of the preset and task in `config`.
 
-
-def run_folder(out: Path, task: str, label: str, seed: int) -> Path:
-    """Where a run's files lie."""
-    return out / task / label / f"seed-{seed}"
+    Raises:
+        ValueError: the user set a field otherwise than the method needs it.
+    """
+    found = get_method(method)
+    return configuration(
+        config, method=found.overrides, user=user, needs=found.needs, amount=found.amount,
+        name=method,
+    )  # fmt: skip
 
 
 def run(
     task: str | Task,
-    method_name: str,
+    method: str,
     seed: int,
     config: Config,
     *,
     out: Path,
+    user: Mapping[str, Any] = NOTHING,
     variant: str = "",
     device: str = "auto",
     progress: bool = False,
@@ -57,63 +68,33 @@ def run(
 ) -> pd.DataFrame:
     """Train what is missing, evaluate, and return the rows of scores.csv.
 
-    Files in `out/<task>/<method>/seed-<n>/`: config.json, scores.csv ("last" and "best" rows),
-    episodes.csv (every episode of every checkpoint), record.json (everything about the unit). Two
-    processes that want the same run take turns, and the second finds it done.
+    Two processes that want the same run take turns, and the second finds it done.
 
     Args:
-        variant: name of changed fields, for a folder of its own: `<method>@<variant>`.
         task: a registered name, or a task such as `own_data.open_task` makes. Where it has no
             environment, the method is trained, a warning says why there are no scores, and the
             returned frame is empty.
+        config: preset and task; what the method changes comes on top, then `user`.
+        user: dotted fields that the user sets.
+        variant: name of changed fields, for a folder of its own: `<method>@<variant>`.
 
     Raises:
-        ValueError: the folder holds a run with another configuration.
+        ValueError: the folder holds a run with another configuration, or the user set a field
+            otherwise than the method needs it.
+        Damaged: the run is finished, but one of its files is damaged.
     """
-    if isinstance(task, str):
-        task = get_task(task)
-    method = get_method(method_name)
-    config = method.configure(config)
-    check(config)
-    where = choose_device(device)
-    folder = run_folder(out, task.name, label_of(method_name, variant), seed)
-    pipeline = Pipeline(task, seed, config, out, where, progress, data)
-    identity = {
-        "task": task.name,
-        "method": method_name,
-        "variant": variant,
-        "seed": seed,
-        "config": as_dict(config),
-        "dataset": pipeline.fingerprint,
-        "environment": task.environment,
-        "format": FORMAT,
-    }
-    if task.opened:
-        identity["opened"] = dict(task.opened)
+    check_number("seed", seed, 0, 2**32 - 1)
+    config = configured(config, method, user)
+    task = get_task(task) if isinstance(task, str) else task
+    folder = run_folder(out, task.name, label_of(method, variant), seed)
+    pipeline = Pipeline(task, seed, config, out, choose_device(device), progress, data)
+    identity = _identity(pipeline, method, variant)
     with exclusive(folder):
-        if (folder / "scores.csv").exists():
-            if same_run(folder, identity):
-                return read_scores(folder / "scores.csv")
-            raise ValueError(
-                f"{folder} holds a run with another configuration or other data; "
-                "choose another --out, or delete that folder"
-            )
+        if (scores := _earlier(folder, identity)) is not None:
+            return scores
         begun = time.perf_counter()
         write_json(folder / "config.json", {**identity, **provenance()})
-        actors = method.evaluate(pipeline)
-        started = time.perf_counter()
-        reset_peak_memory()
-        rollouts = [] if actors and not task.environment else _rollouts(pipeline, actors)
-        pipeline.seconds["evaluation"] = round(time.perf_counter() - started, 3)
-        pipeline.memory["evaluation"] = peak_memory()
-        if pipeline.used:
-            write_csv(folder / "log.csv", _logs(pipeline.used))
-            if (acting := pipeline.used[-1]).name != "world-model":  # a planner has no policy
-                shutil.copyfile(acting.result, folder / "policy.safetensors")
-        scores = pd.DataFrame()
-        if rollouts:
-            write_csv(folder / "episodes.csv", _episode_rows(rollouts))
-            scores = _score_rows(identity, task, rollouts, sum(pipeline.seconds.values()))
+        scores, rollouts = _train_and_evaluate(pipeline, identity, folder)
         record = {**identity, **provenance(), **_record(pipeline, scores, rollouts)}
         record["unit_seconds"] = round(time.perf_counter() - begun, 3)
         write_json(folder / "record.json", record)
@@ -122,28 +103,64 @@ def run(
                 f"{task.name}: trained, but not evaluated: {task.no_environment}", stacklevel=2
             )
             return scores
-        write_csv(folder / "scores.csv", scores)
+        write_csv(folder / "scores.csv", scores)  # last: only now the run counts as finished
         return read_scores(folder / "scores.csv")
 
 
-def read_scores(file: Path) -> pd.DataFrame:
-    """A scores file; those from before variants existed have none."""
-    # As text: a column of empty cells would become NaN.
-    scores = pd.read_csv(file, dtype={"variant": str})
-    if "variant" not in scores:
-        scores.insert(2, "variant", "")
-    return scores.fillna({"variant": ""})
+def _identity(pipeline: Pipeline, method: str, variant: str) -> dict[str, Any]:
+    """What makes a run this very one."""
+    task = pipeline.task
+    opened = {"opened": dict(task.opened)} if task.opened else {}
+    return {
+        "task": task.name,
+        "method": method,
+        "variant": variant,
+        "seed": pipeline.seed,
+        "config": as_dict(pipeline.config),
+        "dataset": pipeline.fingerprint,
+        "environment": task.environment,
+        "format": FORMAT,
+        **opened,
+    }
 
 
-def same_run(folder: Path, identity: Mapping[str, Any]) -> bool:
-    """Whether the folder's run has this identity (its entries alone are compared).
+def _earlier(folder: Path, identity: Mapping[str, Any]) -> pd.DataFrame | None:
+    """The scores that are there already; None where this run is still to be done."""
+    if finished := (folder / "scores.csv").exists():
+        found, scores = read_run(folder)
+    elif (folder / "policy.safetensors").exists():
+        # Trained without an environment, or stopped before its evaluation.
+        found, scores = read_json(folder / "config.json"), None
+        identity = {**identity, "environment": found.get("environment")}
+    else:
+        return None
+    if not same(found, identity):
+        what = "run" if finished else "policy"
+        raise ValueError(
+            f"{folder} holds a {what} with another configuration or other data; "
+            "choose another --out, or delete that folder"
+        )
+    return scores
 
-    Fields that did not exist yet when it ran count as having their defaults.
-    """
-    found = {"variant": "", **json.loads((folder / "config.json").read_text())}
-    found["config"] = as_dict(from_dict(Config, found["config"]))
-    wanted = json.loads(json.dumps(dict(identity)))
-    return all(found.get(name) == value for name, value in wanted.items())
+
+def _train_and_evaluate(
+    pipeline: Pipeline, identity: Mapping[str, Any], folder: Path
+) -> tuple[pd.DataFrame, list[Rollouts]]:
+    """Scores and episodes (none without an environment), and the files that hold them."""
+    acting = actors(pipeline, identity["method"])
+    if pipeline.used:
+        write_csv(folder / "log.csv", _logs(pipeline.used))
+        if (stage := pipeline.used[-1]).name != "world-model":  # a planner has no policy
+            write_atomically(folder / "policy.safetensors", stage.result.read_bytes())
+    started = time.perf_counter()
+    reset_peak_memory()
+    rollouts = [] if acting and not pipeline.task.environment else _rollouts(pipeline, acting)
+    pipeline.seconds["evaluation"] = round(time.perf_counter() - started, 3)
+    pipeline.memory["evaluation"] = peak_memory()
+    if not rollouts:
+        return pd.DataFrame(), []
+    write_csv(folder / "episodes.csv", _episode_rows(rollouts))
+    return _score_rows(identity, pipeline.task, rollouts, sum(pipeline.seconds.values())), rollouts
 
 
 def evaluate_again(
@@ -154,18 +171,23 @@ def evaluate_again(
     Raises:
         FileNotFoundError: the folder holds no finished run.
     """
+    folder = folder.resolve()
     if not (folder / "scores.csv").exists():
         raise FileNotFoundError(
             f"{folder} holds no finished run; expected config.json and scores.csv, "
             "as `ipd-lite run` leaves them in runs/TASK/METHOD/seed-N"
         )
-    identity = json.loads((folder / "config.json").read_text())
+    identity, _ = read_run(folder)
     pipeline = reopen(folder, device=device, progress=progress)
     config = pipeline.config
     pipeline.config = replace(config, evaluation=replace(config.evaluation, episodes=episodes))
-    task, method = pipeline.task, get_method(identity["method"])
-    rollouts = _rollouts(pipeline, method.evaluate(pipeline))
-    return _score_rows(identity, task, rollouts, sum(pipeline.seconds.values()))
+    try:
+        acting = actors(pipeline, identity["method"])
+    except (FileNotFoundError, ValueError) as error:
+        advice = f"a finished run is not repeated: delete {folder} too, before you run again"
+        raise type(error)(f"{error}; {advice}") from error
+    rollouts = _rollouts(pipeline, acting)
+    return _score_rows(identity, pipeline.task, rollouts, sum(pipeline.seconds.values()))
 
 
 def task_of(identity: Mapping[str, Any]) -> Task:
@@ -175,13 +197,11 @@ def task_of(identity: Mapping[str, Any]) -> Task:
 
 def reopen(folder: Path, *, device: str = "auto", progress: bool = False) -> Pipeline:
     """The stages of a run from its folder, as they were trained; nothing is trained anew."""
-    identity = json.loads((folder / "config.json").read_text())
-    config: Config = from_dict(Config, identity["config"])
-    task = task_of(identity)
-    where = choose_device(device)
+    identity = read_json(folder / "config.json")
     return Pipeline(
-        task, identity["seed"], config, folder.parents[2], where, progress, read_only=True
-    )
+        task_of(identity), identity["seed"], from_dict(identity["config"]),
+        folder.resolve().parents[2], choose_device(device), progress, read_only=True,
+    )  # fmt: skip
 
 
 def recorded_episodes(data: OfflineDataset) -> Rollouts:
@@ -201,19 +221,6 @@ def _rollouts(pipeline: Pipeline, actors: Sequence[Actor]) -> list[Rollouts]:
         )
         for actor in actors
     ]  # fmt: skip
-
-
-def check(config: Config) -> None:
-    """Rules between stages.
-
-    Raises:
-        ValueError: the planner's candidates cannot be split evenly over the elites.
-    """
-    candidates, elites = config.planner.candidates, config.world_model.elites
-    if candidates % elites:
-        raise ValueError(
-            f"planner.candidates = {candidates} must be a multiple of world_model.elites = {elites}"
-        )
 
 
 def _logs(stages: Sequence[Stage]) -> pd.DataFrame:
@@ -279,7 +286,7 @@ def _score_rows(
             {
                 "task": identity["task"],
                 "method": identity["method"],
-                "variant": identity.get("variant", ""),
+                "variant": identity["variant"],
                 "seed": identity["seed"],
                 "checkpoint": label,
                 "episodes": len(rollouts[index].returns),

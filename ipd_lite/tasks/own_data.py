@@ -20,7 +20,7 @@ from ipd_lite.data.episodes import one_line
 from ipd_lite.data.minari_files import load_minari, read_metadata
 from ipd_lite.paper.acting import FunctionActor
 from ipd_lite.paper.dataset import DataError, OfflineDataset
-from ipd_lite.settings import EvaluationConfig
+from ipd_lite.settings import EvaluationConfig, check_number
 from ipd_lite.tasks.load import load_task
 from ipd_lite.tasks.registry import CAUTIOUS, get_task
 from ipd_lite.tasks.rollout import flat, rollout
@@ -43,7 +43,12 @@ def open_task(
 
     Raises:
         DataError: the dataset is missing or cannot be used.
+        ValueError: an impossible horizon.
     """
+    if horizon is not None:
+        check_number("horizon", horizon, 1)
+    if dataset is not None and not dataset.strip():
+        raise DataError(f"dataset = {dataset!r}: expected an id or a path (an unset variable?)")
     opened = {"task": task, "dataset": dataset, "horizon": horizon}
     if task is not None:
         found = get_task(task)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ipd_lite.paper.world_model import TerminationFunction
+from ipd_lite.suggestions import unknown
 from ipd_lite.tasks import mazes
 from ipd_lite.tasks import robots as robotics
 from ipd_lite.tasks.snapshots import ENVIRONMENTS, REFERENCE_RETURNS
@@ -409,10 +410,10 @@ def get_task(name: str) -> Task:
     """The task called `name`.
 
     Raises:
-        KeyError: no such task; the message lists those that exist.
+        KeyError: no such task; the message names the nearest ones.
     """
     if name not in TASKS:
-        raise KeyError(f"unknown task {name!r}: expected one of {', '.join(TASKS)}")
+        raise unknown("task", name, TASKS, "ipd-lite tasks")
     return TASKS[name]
 
 
