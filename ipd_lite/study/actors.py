@@ -60,7 +60,7 @@ def _planner(pipeline: Pipeline) -> list[Actor]:
             config.planner,
             pipeline.discount,
             pipeline.seed,
-            config.compute,
+            pipeline.compute(config.world_model),
         )
     ]
 
