@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
@@ -15,6 +16,7 @@ from ipd_lite.paper.algorithm import IPDConfig
 from ipd_lite.paper.training import require
 from ipd_lite.rivals.cloning import CloningConfig
 from ipd_lite.rivals.cql import CQLConfig
+from ipd_lite.rivals.rebrac import ReBRACConfig
 from ipd_lite.rivals.td3bc import TD3BCConfig
 from ipd_lite.suggestions import unknown
 
@@ -35,6 +37,17 @@ class EvaluationConfig:
     """Hand-set return-to-go target of methods that need one; None = by `target_level`."""
     target_level: float = 1.0
     """0 = the worst return in the data, 1 = the best; beyond 1 asks for more than was ever seen."""
+    ask: Literal["value", "quantile", "model"] = "value"  # PAPER SILENT
+    """What V-conditioned methods ask for: V(s); V(s) + a quantile of what the recordings' tokens
+    are above V; or V(s) + as much of that as the world model supports (`paper/ask.py`)."""
+    ask_quantile: float = 0.9
+
+
+@dataclass(frozen=True)
+class QTConfig:
+    """Baseline: QT's own weight of the value-guided term; all else is that of `distillation`."""
+
+    alpha: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -46,6 +59,8 @@ class Config(IPDConfig):
     cloning: CloningConfig = field(default_factory=CloningConfig)
     td3bc: TD3BCConfig = field(default_factory=TD3BCConfig)
     cql: CQLConfig = field(default_factory=CQLConfig)
+    rebrac: ReBRACConfig = field(default_factory=ReBRACConfig)
+    qt: QTConfig = field(default_factory=QTConfig)
 
     def __post_init__(self) -> None:
         for stage in fields(self):
@@ -66,11 +81,11 @@ MOST = 10**18
 RANGES = {
     name: bounds
     for bounds, names in {
-        (0, MOST): "fourier_features evaluation.seed",
+        (0, MOST): "fourier_features evaluation.seed labels",
         (-MOST, MOST): "target target_level improvement",
         (1e-12, MOST): "learning_rate gradient_clip temperature fourier_scale huber",
-        (0, 1): "dropout actor_dropout ema final_learning_rate imagined_share smoothing "
-        "suboptimal_fraction target_rate variance_weight",
+        (0, 1): "dropout actor_dropout ema final_learning_rate imagined_share label_share "
+        "ask_quantile suboptimal_fraction target_rate variance_weight",
     }.items()
     for name in names.split()
 }
@@ -186,6 +201,7 @@ def configuration(
     user: Mapping[str, Any] = NOTHING,
     *,
     needs: Collection[str] | None = None,
+    borrowed: Mapping[str, str] = NOTHING,
     amount: float = 1.0,
     name: str = "this one",
 ) -> Config:
@@ -195,6 +211,7 @@ def configuration(
         base: a preset's name, or a configuration that takes the place of preset and task.
         task, method, user: dotted fields that each of them sets.
         needs: fields of `method` that a user must not set otherwise; None = all.
+        borrowed: fields of the method that take the value of another one.
         amount: factor of the imagined data: of starts and of the odds of drawing an imagined
             window, so that every such window stays as likely as before.
         name: the method's, for messages.
@@ -211,6 +228,7 @@ def configuration(
             )
     base = preset(base) if isinstance(base, str) else base
     config = override(base, {**task, **method, **user})
+    config = override(config, {to: attrgetter(of)(config) for to, of in borrowed.items()})
     share = config.distillation.imagined_share
     if amount == 1.0 or share == 1.0:
         return config

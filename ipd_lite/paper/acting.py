@@ -30,6 +30,7 @@ class TransformerActor:
             when the policy was trained (the target counts the shift already).
         seen: least and greatest return-to-go that the policy was trained on, in its units. What is
             left of a target is kept inside: with a reward of -1 a step it would grow without end.
+        more: asked for beyond V(s), in units of return (`ask.py` chooses it).
     """
 
     def __init__(
@@ -42,12 +43,13 @@ class TransformerActor:
         reward_scale: float = 1.0,
         reward_shift: float = 0.0,
         seen: tuple[float, float] = (-math.inf, math.inf),
+        more: float = 0.0,
     ) -> None:
         if (values is None) == (target is None):
             raise ValueError("give either values (V(s) as condition) or a target return, not both")
         self.policy, self.values, self.timestep = policy, values, timestep
         self.target, self.reward_scale, self.reward_shift = target, reward_scale, reward_shift
-        self.seen = seen
+        self.seen, self.more = seen, more
 
     def begin(self, slots: int) -> None:
         """Empty histories for `slots` parallel episodes."""
@@ -80,7 +82,7 @@ class TransformerActor:
         if self.values is None:
             condition = (self.reward_scale * self.wanted[rows]).clamp(*self.seen)
         else:
-            condition = self.values.v(observations)
+            condition = self.values.v(observations) + self.more
         self.observations[rows, at], self.conditions[rows, at] = observations, condition
         steps = torch.arange(K, device=rows.device).expand(len(rows), K)
         if self.timestep == "episode":

@@ -38,7 +38,9 @@ from ipd_lite.paper.imagination import (
     imagine,
     splice,
 )
+from ipd_lite.paper.labels import Labels, Planner, label, with_labels
 from ipd_lite.paper.planning import PlannerConfig
+from ipd_lite.paper.support import NearestStates, nearest_states
 from ipd_lite.paper.training import Checkpoint, Compute, ComputeConfig, Snapshots
 from ipd_lite.paper.transformer import TransformerPolicy
 from ipd_lite.paper.values import ValueConfig, Values, train_values
@@ -182,6 +184,18 @@ class IPD:
             return torch.tensor(torch.inf, device=self.device)
         return calibrate_threshold(self.world_model, self.holdout, quantile)
 
+    @cached_property
+    def gate(self) -> NearestStates | None:
+        """Where plans may end (our addition); None without a gate on support."""
+        quantile = self.config.imagination.support_quantile
+        return None if quantile is None else self.support(quantile)
+
+    def support(self, quantile: float) -> NearestStates:
+        """The gate on support at a quantile of held-out states."""
+        training = split_for_model(self.dataset, self.config.world_model, self.seed)[0]
+        count = self.config.imagination.neighbours
+        return nearest_states(training, self.holdout, quantile, neighbours=count, seed=self.seed)
+
     # ---- Section 3.3: imaginary planning ------------------------------------------------------
 
     @cached_property
@@ -210,7 +224,7 @@ class IPD:
         config = self.config.imagination
         return self.keep(
             "imagination", [self.config.planner, config],
-            lambda checkpoint: accept(self.attempts, config, self.threshold),
+            lambda checkpoint: accept(self.attempts, config, self.threshold, self.gate),
             lambda: (Continuations, Bookkeeping),  # type: ignore[return-value]
             after=("values", "world-model"),
         )  # fmt: skip
@@ -219,6 +233,23 @@ class IPD:
     def continuations(self) -> Continuations:
         """The accepted ones."""
         return self.imagination[0]
+
+    @cached_property
+    def labels(self) -> Labels:
+        """Planned first actions at recorded states drawn at random (our addition)."""
+        config = self.config.imagination
+
+        def train(checkpoint: Checkpoint) -> Labels:
+            generator = torch.Generator(self.device).manual_seed(self.seed)
+            order = torch.randperm(len(self.dataset), generator=generator, device=self.device)
+            planner = Planner(
+                self.values, self.world_model, self.config.planner, self.discount,
+                self.threshold, self.gate, generator,
+            )  # fmt: skip
+            return label(self.dataset, order[: config.labels], planner)
+
+        settings, after = [self.config.planner, config], ("values", "world-model")
+        return self.keep("labels", settings, train, lambda: Labels, after)  # type: ignore[return-value]
 
     @cached_property
     def augmented(self) -> OfflineDataset:
@@ -245,11 +276,15 @@ class IPD:
     def examples(self) -> Examples:
         """Every step of D_aug with its conditioning token and the weight of its regression."""
         config, guide = self.config.distillation, self.guide
-        return prepare_examples(
+        examples = prepare_examples(
             self.augmented, guide, config, self.discount,
             bootstrap_steps=self.config.imagination.bootstrap_steps,
             assessment=self.assessment if guide and config.filter_suboptimal else None,
+            temperature=self.config.values.temperature,
         )  # fmt: skip
+        if config.label_share == 0:
+            return examples
+        return with_labels(examples, self.dataset, self.labels, self.values, config.context - 1)
 
     @cached_property
     def policy(self) -> tuple[TransformerPolicy, Snapshots]:
@@ -266,6 +301,7 @@ class IPD:
                 compute=self.compute(config), checkpoint=checkpoint,
             )  # fmt: skip
 
-        settings = [config, self.config.imagination] if config.uses_values else [config]
+        settings = [config, *([self.config.imagination] * config.uses_values)]
         after = ["values"] * config.uses_values + ["imagination"] * (config.imagined_share > 0)
+        after += ["labels"] * (config.label_share > 0)
         return self.keep("policy", settings, train, build, after)

@@ -20,6 +20,7 @@ from ipd_lite.paper.dataset import OfflineDataset, concatenate
 from ipd_lite.paper.nets import in_chunks
 from ipd_lite.paper.planning import Model, Plan, PlannerConfig, plan
 from ipd_lite.paper.shortfall import bootstrapped_returns, shortfall, suboptimal_steps
+from ipd_lite.paper.support import Gate, passes
 from ipd_lite.paper.training import AS_WRITTEN, Compute, accelerated, require
 from ipd_lite.paper.uncertainty import inside_threshold
 from ipd_lite.paper.values import Values
@@ -36,7 +37,7 @@ class ImaginationConfig:
     suboptimal_fraction: float = 0.5  # PAPER SILENT
     """Steps whose shortfall lies in this upper fraction of the data count as suboptimal."""
     bootstrap_steps: int = 5
-    """Steps of the bootstrapped return that V is compared with."""
+    """Steps of the bootstrapped return that V is compared with, and that tokens are made of."""
     length: int = 15
     """Longest imagined continuation, in steps."""
     min_length: int = 2
@@ -47,8 +48,18 @@ class ImaginationConfig:
     improvement: float = 0.0
     """A continuation is kept only if its bootstrapped return beats the real one by this much."""
     require_improvement: bool = False
+    support_quantile: float | None = None  # PAPER SILENT
+    """Gate on where a plan ends: this quantile of the distances between held-out and other recorded
+    states (`support.py`); None = no such gate."""
+    neighbours: int = 5
+    """Nearest recorded states that the distance is averaged over."""
+    labels: int = 0
+    """Recorded states whose first action is planned (`labels.py`), drawn without repetition."""
 
     def __post_init__(self) -> None:
+        support = self.support_quantile is None or 0 < self.support_quantile <= 1
+        require(support, "imagination.support_quantile", self.support_quantile, "0 < q <= 1")
+        require(self.labels >= 0, "imagination.labels", self.labels, "at least 0")
         gate = self.quantile is None or 0 < self.quantile <= 1
         require(gate, "imagination.quantile", self.quantile, "0 < q <= 1, or None for no gate")
         require(self.length >= 1, "imagination.length", self.length, "at least 1")
@@ -169,6 +180,8 @@ class Bookkeeping:
     threshold: float | None
     mean_length: float
     mean_gain: float
+    rejected_unsupported: int = 0
+    """Long enough, but the gate on support does not trust the value of their end."""
 
 
 def choose_starts(
@@ -264,9 +277,15 @@ def imagined_return(
 
 
 def accept(
-    continuations: Continuations, config: ImaginationConfig, threshold: Tensor
+    continuations: Continuations,
+    config: ImaginationConfig,
+    threshold: Tensor,
+    gate: Gate | None = None,
 ) -> tuple[Continuations, Bookkeeping]:
-    """Keep continuations that are long enough (or ended) and, if asked, better than the data."""
+    """Keep continuations that are long enough (or ended) and, if asked, better than the data.
+
+    With a gate on support they must end (unless the task did) where values can be trusted.
+    """
     rows = torch.arange(len(continuations), device=continuations.start.device)
     final = (continuations.length - 1).clamp_min(0)
     ended = continuations.terminated[rows, final] & (continuations.length > 0)
@@ -274,13 +293,17 @@ def accept(
     better = torch.ones_like(long_enough)
     if config.require_improvement:
         better = continuations.gain > config.improvement
-    kept = continuations.select(long_enough & better)
+    supported = torch.ones_like(long_enough)
+    if gate is not None:
+        supported = ended | passes(gate, continuations.observations[rows, continuations.length])
+    kept = continuations.select(long_enough & supported & better)
     full = continuations.length == continuations.actions.shape[1]
     book = Bookkeeping(
         starts=len(continuations),
         accepted=len(kept),
         rejected_short=int((~long_enough).sum()),
-        rejected_not_better=int((long_enough & ~better).sum()),
+        rejected_unsupported=int((long_enough & ~supported).sum()),
+        rejected_not_better=int((long_enough & supported & ~better).sum()),
         stopped_by_gate=int((~ended & ~full).sum()),
         reached_end=int(ended.sum()),
         imagined_steps=int(kept.length.sum()),

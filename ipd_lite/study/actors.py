@@ -77,7 +77,7 @@ def _transformer(pipeline: Pipeline) -> list[Actor]:
             "seen": (float(lowest), float(highest)),
         }
     else:
-        condition = {"values": pipeline.values}
+        condition = {"values": pipeline.values, "more": pipeline.more}
     policies = copies(*pipeline.policy)  # last: what acts is the last stage that a run used
     return [TransformerActor(p, timestep=config.timestep, **condition) for p in policies]
 
@@ -98,6 +98,7 @@ ACTORS: dict[Acting, Callable[[Pipeline], list[Actor]]] = {
     "cloned": _without_memory(lambda pipeline: pipeline.cloned),
     "td3bc": _without_memory(lambda pipeline: pipeline.td3bc),
     "cql": _without_memory(lambda pipeline: pipeline.cql),
+    "rebrac": _without_memory(lambda pipeline: pipeline.rebrac),
     "planner": _planner,
     "transformer": _transformer,
 }

@@ -13,7 +13,9 @@ from ipd_lite.suggestions import unknown
 
 IPD_PAPER = "IPD, arXiv 2603.04289"
 
-Acting = Literal["behaviour", "values", "cloned", "td3bc", "cql", "planner", "transformer"]
+Acting = Literal[
+    "behaviour", "values", "cloned", "td3bc", "cql", "rebrac", "planner", "transformer"
+]
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Method:
         amount: imagined data in multiples of the configured amount (the scaling curve).
         needs: those of `overrides` that define the method, so that a user who sets them otherwise
             is refused; None = all of them.
+        borrowed: config fields that take the value of another one: a rival's own setting per task.
     """
 
     description: str
@@ -38,12 +41,16 @@ class Method:
     deviations: str = ""
     amount: float = 1.0
     needs: Collection[str] | None = None
+    borrowed: Mapping[str, str] = field(default_factory=dict)
 
 
 RETURN_TO_GO = {"distillation.condition": "return-to-go"}
-NO_IMAGINATION = {"distillation.imagined_share": 0.0}
+NO_IMAGINATION = {"distillation.imagined_share": 0.0, "distillation.label_share": 0.0}
 NO_VALUES = {"distillation.alpha": 0.0}
-EVERY_ACTION = {"distillation.filter_suboptimal": False}
+EVERY_ACTION = {
+    "distillation.filter_suboptimal": False,
+    "distillation.weigh_by_advantage": False,
+}
 
 
 METHODS: dict[str, Method] = {
@@ -78,6 +85,15 @@ METHODS: dict[str, Method] = {
         source="Kumar et al. 2020, Conservative Q-learning for offline reinforcement learning",
         deviations="as td3bc; no cloning warm-up, one rate for all parts, fixed penalty weight",
     ),
+    "rebrac": Method(
+        "ReBRAC: TD3+BC whose critic, too, pays for actions away from the data",
+        "rebrac",
+        source="Tarasov et al. 2023, Revisiting the minimalist approach to offline RL",
+        deviations=(
+            "as td3bc; two hidden layers and the values' batch size instead of three and 1,024, "
+            "one pair of weights instead of one per data set"
+        ),
+    ),
     "dt": Method(
         "Decision Transformer: return-to-go token with a hand-set target, no Q term",
         "transformer",
@@ -97,8 +113,10 @@ METHODS: dict[str, Method] = {
         source="Hu et al. 2024, Q-value regularized transformer, arXiv 2405.17098",
         deviations=(
             "Q is IQL's, trained before and frozen, and divided by mean |Q - V| as in IPD; one "
-            "alpha for all tasks; acts with dt's target instead of the best of 50 candidates by Q"
+            "alpha per kind of task; acts with dt's target instead of the best of 50 candidates "
+            "by Q"
         ),
+        borrowed={"distillation.alpha": "qt.alpha"},
     ),
     "iql": Method(
         "IQL's advantage-weighted policy (the same values that IPD uses)",
@@ -125,6 +143,16 @@ METHODS: dict[str, Method] = {
         "IPD without the uncertainty gate: every imagined step is kept",
         "transformer",
         {"imagination.quantile": None},
+    ),
+    "ipd-nosupport": Method(
+        "IPD without the support gate: a plan may end anywhere",
+        "transformer",
+        {"imagination.support_quantile": None},
+    ),
+    "ipd-ask-v": Method(
+        "IPD that asks for V(s) alone at inference, all else equal",
+        "transformer",
+        {"evaluation.ask": "value"},
     ),
     "ipd-noq": Method("IPD without the value-guided term (alpha = 0)", "transformer", NO_VALUES),
     "ipd-rtg": Method(

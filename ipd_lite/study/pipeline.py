@@ -18,11 +18,14 @@ from typing import Any, TypeVar
 import torch
 
 from ipd_lite.paper.algorithm import IPD
+from ipd_lite.paper.ask import LOOSE, ask_by_model, excess_of, quantile_of
 from ipd_lite.paper.dataset import OfflineDataset
 from ipd_lite.paper.imagination import Continuations
 from ipd_lite.paper.training import Snapshots
+from ipd_lite.paper.world_model import calibrate_threshold
 from ipd_lite.rivals.cloning import ClonedPolicy, best_episodes, train_cloning
 from ipd_lite.rivals.cql import SquashedGaussian, train_cql
+from ipd_lite.rivals.rebrac import train_rebrac
 from ipd_lite.rivals.td3bc import train_td3bc
 from ipd_lite.settings import Config, as_dict
 from ipd_lite.study.storage import Stage, key_of, pack, peak_memory, unpack
@@ -153,6 +156,22 @@ class Pipeline(IPD):
         config = replace(self.config.imagination, starts=starts, cumulative=False)
         return self.attempt(config, torch.tensor(torch.inf, device=self.device))
 
+    @cached_property
+    def more(self) -> float:
+        """What is asked for beyond V(s) at inference, in units of return (see `paper/ask.py`)."""
+        config = self.config.evaluation
+        if config.ask == "value":
+            return 0.0
+        excess = excess_of(self.assessment)
+        if config.ask == "quantile":
+            return float(quantile_of(excess, config.ask_quantile))
+        return ask_by_model(
+            self.policy[0], self.values, self.world_model, self.dataset, excess,
+            threshold=calibrate_threshold(self.world_model, self.holdout, LOOSE),
+            gate=self.support(LOOSE), timestep=self.config.distillation.timestep,
+            discount=self.discount, seed=self.seed,
+        )  # fmt: skip
+
     # ---- the rivals ----------------------------------------------------------------------------
 
     @cached_property
@@ -176,6 +195,12 @@ class Pipeline(IPD):
         """The CQL baseline's policy."""
         own = self.config.cql
         return self._rival("cql", own, self._actor_critic(train_cql, own), SquashedGaussian)
+
+    @cached_property
+    def rebrac(self) -> tuple[ClonedPolicy, Snapshots]:
+        """The ReBRAC baseline's policy."""
+        own = self.config.rebrac
+        return self._rival("rebrac", own, self._actor_critic(train_rebrac, own), ClonedPolicy)
 
     def _actor_critic(
         self, trainer: Callable[..., tuple[Any, ...]], own: Any

@@ -48,8 +48,8 @@ def configured(config: Config, method: str, user: Mapping[str, Any] = NOTHING) -
     """
     found = get_method(method)
     return configuration(
-        config, method=found.overrides, user=user, needs=found.needs, amount=found.amount,
-        name=method,
+        config, method=found.overrides, user=user, needs=found.needs, borrowed=found.borrowed,
+        amount=found.amount, name=method,
     )  # fmt: skip
 
 
