@@ -1,4 +1,4 @@
-"""Files written whole or not at all: text, JSON, CSV, tensors."""
+"""Files written whole or not at all: text, JSON, CSV, tensors. Torch is loaded for tensors alone."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
-import torch
+from numpy.typing import NDArray
 from safetensors import safe_open
-from safetensors.torch import save
-from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -41,6 +44,8 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]] | pd.DataFrame) -> N
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Any = None) -> None:
     """Tensors as safetensors, with any JSON value beside them in the same file, atomically."""
+    from safetensors.torch import save
+
     host = {name: t.detach().to("cpu").contiguous().clone() for name, t in tensors.items()}
     write_atomically(path, save(host, metadata={"json": json.dumps(meta)}))
 
@@ -51,8 +56,17 @@ def load_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[s
     Raises:
         ValueError: the file is damaged; the message names it.
     """
+    return _load(path, "pt", str(device))
+
+
+def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """What :func:`save_tensors` wrote, as arrays and without torch; raises as it does."""
+    return {name: np.asarray(array) for name, array in _load(path, "np", "cpu")[0].items()}
+
+
+def _load(path: Path, framework: str, device: str) -> tuple[dict[str, Any], Any]:
     try:
-        with safe_open(str(path), framework="pt", device=str(device)) as file:
+        with safe_open(str(path), framework=framework, device=device) as file:
             meta = json.loads((file.metadata() or {}).get("json", "null"))
             return {name: file.get_tensor(name) for name in file.keys()}, meta  # noqa: SIM118
     except FileNotFoundError:

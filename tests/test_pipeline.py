@@ -29,8 +29,9 @@ from ipd_lite.study import pipeline as pipeline_module
 from ipd_lite.study import run as experiments
 from ipd_lite.study import storage as runs
 from ipd_lite.study.methods import METHODS
+from ipd_lite.study.names import read_scores
 from ipd_lite.study.pipeline import Pipeline, choose_device
-from ipd_lite.study.run import evaluate_again, read_scores, run
+from ipd_lite.study.run import evaluate_again, run
 from ipd_lite.study.storage import Stage
 from ipd_lite.tasks.registry import get_task
 from tests.helpers import Killed

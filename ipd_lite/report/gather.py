@@ -15,7 +15,8 @@ from joblib import Parallel, delayed
 from ipd_lite.files import save_tensors, write_csv, write_json
 from ipd_lite.report.inside import inside_arrays, inside_numbers
 from ipd_lite.study.methods import METHODS
-from ipd_lite.study.run import read_scores, reopen, run_folder
+from ipd_lite.study.names import read_scores
+from ipd_lite.study.run import reopen, run_folder
 from ipd_lite.study.sweep import SHOWN, Unit, opened_task
 from ipd_lite.tasks.registry import get_task
 from ipd_lite.tasks.task import MazeRecipe

@@ -45,7 +45,7 @@ from ipd_lite.report.tables import (
     table1_markdown,
 )
 from ipd_lite.study.methods import METHODS
-from ipd_lite.study.run import read_scores
+from ipd_lite.study.names import read_scores
 from ipd_lite.tasks.registry import TASKS
 
 SUFFIXES = (".svg", ".png")

@@ -18,7 +18,7 @@ from ipd_lite.report.statistics import (
     stratified_interval,
 )
 from ipd_lite.study.methods import METHODS
-from ipd_lite.study.run import label_of
+from ipd_lite.study.names import label_of
 
 Groups = Mapping[str, tuple[list[str], pd.DataFrame]]
 """Name of a group of tasks -> its tasks and their aggregate."""

@@ -18,7 +18,7 @@ from ipd_lite.data.minari_files import local_path
 from ipd_lite.files import write_csv
 from ipd_lite.paper.dataset import OfflineDataset
 from ipd_lite.report.gather import gather_scores, in_order, with_earlier
-from ipd_lite.study.run import label_of
+from ipd_lite.study.names import label_of
 from ipd_lite.study.sweep import Unit, opened_task, other_data, run_units
 from ipd_lite.tasks.load import load_task
 from ipd_lite.tasks.own_data import open_task

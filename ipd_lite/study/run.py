@@ -25,17 +25,13 @@ from ipd_lite.paper.dataset import OfflineDataset
 from ipd_lite.paper.values import diagnose
 from ipd_lite.settings import Config, as_dict, from_dict
 from ipd_lite.study.methods import get_method
+from ipd_lite.study.names import label_of, read_scores
 from ipd_lite.study.pipeline import FORMAT, Pipeline, choose_device
 from ipd_lite.study.storage import Stage, exclusive, peak_memory, provenance, reset_peak_memory
 from ipd_lite.tasks.own_data import open_task
 from ipd_lite.tasks.registry import get_task
 from ipd_lite.tasks.rollout import Rollouts, rollout
 from ipd_lite.tasks.task import Task
-
-
-def label_of(method: str, variant: str = "") -> str:
-    """How a method with changed fields is called in folders, tables and figures."""
-    return f"{method}@{variant}" if variant else method
 
 
 def run_folder(out: Path, task: str, label: str, seed: int) -> Path:
@@ -124,15 +120,6 @@ def run(
             return scores
         write_csv(folder / "scores.csv", scores)
         return read_scores(folder / "scores.csv")
-
-
-def read_scores(file: Path) -> pd.DataFrame:
-    """A scores file; those from before variants existed have none."""
-    # As text: a column of empty cells would become NaN.
-    scores = pd.read_csv(file, dtype={"variant": str})
-    if "variant" not in scores:
-        scores.insert(2, "variant", "")
-    return scores.fillna({"variant": ""})
 
 
 def same_run(folder: Path, identity: Mapping[str, Any]) -> bool:

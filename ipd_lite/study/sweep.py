@@ -29,8 +29,9 @@ from tqdm import tqdm
 from ipd_lite.files import write_json
 from ipd_lite.settings import PRESETS, Config, as_dict, override
 from ipd_lite.study.methods import get_method
+from ipd_lite.study.names import label_of
 from ipd_lite.study.pipeline import FORMAT
-from ipd_lite.study.run import label_of, run, run_folder, same_run, task_of
+from ipd_lite.study.run import run, run_folder, same_run, task_of
 from ipd_lite.study.storage import in_use
 from ipd_lite.tasks.collect import collect_missing
 from ipd_lite.tasks.own_data import check_fit, open_task
