@@ -1,4 +1,4 @@
-"""Files written whole or not at all: text, JSON, CSV, tensors. Torch is loaded for tensors alone."""
+"""Files written whole or not at all: text, JSON, CSV, tensors (which alone load torch)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""One function per figure: arrays in, axes out. No training code, no torch.
-
-Colours are Okabe and Ito's colour-blind-safe set; every series also differs in marker or line.
-"""
+"""Figures of the notebooks alone: one idea each."""
 
 from __future__ import annotations
 
@@ -16,29 +13,19 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ipd_lite.plots.mazes import maze
-from ipd_lite.plots.style import BLUE, GREEN, GREY, ORANGE, PINK, SEQUENTIAL, SKY, VERMILION, Array
-
-
-def calibration(standardized: Array) -> Figure:
-    """Observed against promised share of held-out outcomes in the members' intervals."""
-    from scipy.stats import norm
-
-    figure, ax = plt.subplots(figsize=(3.6, 3.4))
-    promised = np.linspace(0.02, 0.98, 49)
-    bound = norm.ppf(0.5 + promised / 2)
-    for dimension, name, line in zip(
-        range(standardized.shape[1]),
-        ("x", "y", "velocity x", "velocity y"),
-        ("-", "--", "-.", ":"),
-        strict=False,
-    ):  # fmt: skip
-        inside = (np.abs(standardized[:, dimension, None]) <= bound).mean(0)
-        ax.plot(promised, inside, line, label=name)
-    ax.plot([0, 1], [0, 1], color=GREY, lw=0.8)
-    ax.set(xlabel="promised share inside the interval", ylabel="observed share", aspect="equal",
-           title="calibration of the members' variance")  # fmt: skip
-    ax.legend()
-    return figure
+from ipd_lite.plots.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    LINES,
+    MARKERS,
+    ORANGE,
+    PALETTE,
+    SEQUENTIAL,
+    SKY,
+    VERMILION,
+    Array,
+)
 
 
 def episode_panels(
@@ -78,19 +65,9 @@ def histogram(
     figure, ax = plt.subplots(figsize=(4.8, 3.0))
     everything = np.concatenate([np.ravel(v) for v in values.values()])
     edges = np.linspace(everything.min(), everything.max() + 1e-9, bins + 1)
-    for (name, sample), colour, line in zip(
-        values.items(), (BLUE, ORANGE, GREEN), ("-", "--", "-."), strict=False
-    ):
-        ax.hist(
-            sample,
-            edges.tolist(),
-            histtype="step",
-            color=colour,
-            ls=line,
-            lw=1.5,
-            label=name,
-            log=log,
-        )
+    for (name, sample), colour, line in zip(values.items(), PALETTE, LINES, strict=False):
+        ax.hist(sample, edges.tolist(), histtype="step", color=colour, ls=line, lw=1.5, label=name,
+                log=log)  # fmt: skip
     ax.set(xlabel=label, ylabel="count", title=title)
     ax.legend()
     return figure
@@ -100,7 +77,7 @@ def expectiles(samples: Array, levels: Mapping[float, float]) -> Figure:
     """A sample (n,) and its expectiles: level tau -> position."""
     figure, ax = plt.subplots(figsize=(4.8, 3.0))
     ax.hist(samples, 30, color=SKY, alpha=0.6)
-    for (tau, position), line in zip(levels.items(), ("-", "--", "-.", ":", "-"), strict=False):
+    for (tau, position), line in zip(levels.items(), LINES, strict=False):
         ax.axvline(position, color=VERMILION, ls=line, label=f"tau = {tau:g}")
     ax.set(xlabel="Q of the actions that the data took", ylabel="count",
            title="one state, many actions, several expectiles")  # fmt: skip
@@ -113,12 +90,10 @@ def lines(
 ) -> Figure:
     """Named curves (x (n,), y (n,)); `axes` goes to `Axes.set` (scales, limits)."""
     figure, ax = plt.subplots(figsize=(4.8, 3.2))
-    styles = zip(
-        (BLUE, ORANGE, GREEN, PINK, VERMILION), ("-", "--", "-.", ":", "-"), "os^dv", strict=True
-    )
-    for (name, (x, y)), (colour, line, marker) in zip(series.items(), styles, strict=False):
+    looks = zip(PALETTE, LINES, MARKERS, strict=True)
+    for (name, (x, y)), (colour, line, marker) in zip(series.items(), looks, strict=False):
         shown = marker if len(x) <= 20 else ""
-        ax.plot(x, y, line, marker=shown, ms=4, color=colour, label=name)
+        ax.plot(x, y, ls=line, marker=shown, ms=4, color=colour, label=name)
     ax.set(xlabel=xlabel, ylabel=ylabel, title=title, **axes)
     ax.legend()
     return figure

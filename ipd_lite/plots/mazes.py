@@ -1,16 +1,17 @@
-"""Figures drawn on the maze."""
+"""Figures drawn on the maze, positions in metres."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.colors import Normalize
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from numpy.typing import NDArray
@@ -18,10 +19,12 @@ from numpy.typing import NDArray
 from ipd_lite.plots.style import (
     BLUE,
     DIVERGING,
+    DOUBT,
     GREEN,
     GREY,
+    LINES,
     ORANGE,
-    PINK,
+    PALETTE,
     SEQUENTIAL,
     SKY,
     VERMILION,
@@ -29,31 +32,38 @@ from ipd_lite.plots.style import (
 )
 
 
-def maze(ax: Axes, walls: NDArray[np.bool_], goal: Array | None = None) -> Axes:
-    """Walls (rows, columns) in metres, origin at the centre; the goal (2,) as a ring."""
+def maze(ax: Axes, walls: NDArray[np.bool_], goal: Array | None = None, bare: bool = False) -> Axes:
+    """Walls (rows, columns) around the origin, of the outer ones a strip; the goal (2,) as a ring.
+
+    `bare`: without axes, for panels that stand side by side.
+    """
     rows, columns = walls.shape
     extent = (-columns / 2, columns / 2, -rows / 2, rows / 2)
-    shade = np.where(walls, 0.25, np.nan)
+    shade = np.where(walls, 0.2, np.nan)
     ax.imshow(shade, extent=extent, cmap="Greys", vmin=0, vmax=0.5, zorder=3)
     if goal is not None:
         ax.add_patch(Circle(tuple(goal), 0.45, fill=False, color=VERMILION, lw=2, zorder=5))
         ax.plot(*goal, "*", color=VERMILION, ms=9, zorder=5)
-    ax.set(xlim=extent[:2], ylim=extent[2:], xlabel="x (m)", ylabel="y (m)", aspect="equal")
-    for side in ("top", "right", "bottom", "left"):
-        ax.spines[side].set_visible(False)
+    strip = 0.75
+    ax.set(xlim=(extent[0] + strip, extent[1] - strip), ylim=(extent[2] + strip, extent[3] - strip),
+           xlabel="x (m)", ylabel="y (m)", aspect="equal")  # fmt: skip
+    if bare:
+        ax.set(xlabel="", ylabel="", xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
     return ax
 
 
 def trajectories(
-    ax: Axes, paths: Sequence[Array], colours: Array, label: str, norm: Normalize | None = None
-) -> LineCollection:
+    ax: Axes, paths: Sequence[Array], colours: Array, label: str, norm: Normalize | None = None,
+    **bar: Any,
+) -> LineCollection:  # fmt: skip
     """Paths (T, 2) coloured by one number each, with a colour bar; returns the drawn lines."""
     lines = LineCollection(
         list(paths), array=np.asarray(colours), cmap=SEQUENTIAL, norm=norm, lw=0.8, alpha=0.8,
         zorder=2,
     )  # fmt: skip
     ax.add_collection(lines)
-    ax.figure.colorbar(lines, ax=ax, label=label, shrink=0.8)
+    ax.figure.colorbar(lines, ax=ax, label=label, shrink=0.8, **bar)
     return lines
 
 
@@ -67,20 +77,23 @@ def data_by_return(
     """The dataset: every episode's path coloured by its return, arrivals beside the rest."""
     figure, axes = plt.subplots(1, 2, figsize=(8, 3.6))
     norm = Normalize(float(np.min(returns)), float(np.max(returns)))
-    groups = ((~terminated, "truncated"), (terminated, "terminated at the goal"))
+    groups = ((~terminated, "cut after their last step"), (terminated, "arrive at the goal"))
     for ax, (chosen, name) in zip(axes, groups, strict=True):
         maze(ax, walls, goal)
         picked = [path for path, keep in zip(paths, chosen, strict=True) if keep]
-        trajectories(ax, picked, returns[chosen], "return (decisions)", norm)
+        trajectories(ax, picked, returns[chosen], "return (-1 per decision)", norm)
         ax.set_title(f"{len(picked)} episodes {name}")
     return figure
 
 
-def field(ax: Axes, positions: Array, values: Array, label: str, title: str, **kwargs: Any) -> None:
+def field(
+    ax: Axes, positions: Array, values: Array, label: str, title: str,
+    bar: Mapping[str, Any] = MappingProxyType({}), **colours: Any,
+) -> None:  # fmt: skip
     """One number per grid position (P, 2) as coloured squares over the maze."""
     x, y = positions.T
-    shown = ax.scatter(x, y, c=values, s=13, marker="s", lw=0, zorder=1, **kwargs)
-    ax.figure.colorbar(shown, ax=ax, label=label, shrink=0.8)
+    shown = ax.scatter(x, y, c=values, s=21, marker="s", lw=0, zorder=1, rasterized=True, **colours)
+    ax.figure.colorbar(shown, ax=ax, label=label, shrink=0.8, **bar)
     ax.set_title(title)
 
 
@@ -104,6 +117,40 @@ def value_maps(
     return figure
 
 
+def per_square(
+    ax: Axes, observations: Array, numbers: Array, walls: NDArray[np.bool_], label: str,
+    side: float = 0.25, **bar: Any,
+) -> None:  # fmt: skip
+    """Positive numbers (N,) of states (N, 2 or more) as their geometric mean in every square of
+    `side` metres, on a logarithmic scale; squares without a state stay white."""
+    bins = [np.arange(-n / 2, n / 2 + side, side) for n in walls.shape[::-1]]
+    x, y = observations[:, :2].T
+    counts, *edges = np.histogram2d(x, y, bins)
+    sums, *_ = np.histogram2d(x, y, bins, weights=np.log(np.maximum(numbers, 1e-6)))
+    means = np.exp(sums / np.where(counts, counts, np.nan))
+    drawn = ax.pcolormesh(*edges, means.T, norm=LogNorm(), cmap=DOUBT, zorder=1, rasterized=True)
+    ax.figure.colorbar(drawn, ax=ax, label=label, shrink=0.8, **bar)
+
+
+def doubt_against_error(
+    ax: Axes, doubt: Array, error: Array, threshold: float, groups: Mapping[str, NDArray[np.bool_]]
+) -> None:
+    """U (N,) against the true error (N,): dots, and per group the median in each tenth of U."""
+    doubt, error = np.maximum(doubt, 1e-6), np.maximum(error, 1e-6)
+    for (name, chosen), colour, marker, line in zip(
+        groups.items(), (BLUE, ORANGE), "os", LINES, strict=False
+    ):
+        x, y = doubt[chosen], error[chosen]
+        ax.plot(x, y, marker, ms=1.5, mew=0, alpha=0.25, color=colour, rasterized=True)
+        parts = np.array_split(np.argsort(x), min(10, len(x)))
+        ax.plot([np.median(x[part]) for part in parts], [np.median(y[part]) for part in parts],
+                ls=line, marker=marker, ms=4, color=colour, mec="white", mew=0.5,
+                label=name)  # fmt: skip
+    ax.axvline(threshold, color=VERMILION, ls="--", lw=1.2, label="the gate's threshold")
+    ax.set(xscale="log", yscale="log", xlabel="U (nats)", ylabel="true error (data deviations)")
+    ax.legend(fontsize=7, loc="lower right")
+
+
 def uncertainty_maps(
     walls: NDArray[np.bool_],
     goal: Array,
@@ -114,29 +161,17 @@ def uncertainty_maps(
     threshold: float,
 ) -> Figure:
     """U beside the true one-step error at the same states, and one against the other."""
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), width_ratios=(1, 1, 0.9))
-    for ax, values, label in (
-        (axes[0], uncertainty, "U (nats)"),
-        (axes[1], error, "true one-step error"),
-    ):
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.3), width_ratios=(1, 1, 0.9))
+    labels = ("U (nats)", "error (data deviations)")
+    titles = ("where the model is unsure: U", "where it is wrong: true one-step error")
+    for ax, values, label, title in zip(axes, (uncertainty, error), labels, titles, strict=False):
         maze(ax, walls, goal)
-        order = np.argsort(values)
-        x, y = observations[order, :2].T
-        shown = ax.scatter(
-            x, y, c=np.log10(np.maximum(values[order], 1e-6)), s=7, lw=0,
-            cmap=SEQUENTIAL, zorder=2,
-        )  # fmt: skip
-        figure.colorbar(shown, ax=ax, label=f"log10 {label}", shrink=0.8)
-        ax.set_title(label)
-    ax = axes[2]
-    ax.loglog(
-        np.maximum(uncertainty, 1e-6), np.maximum(error, 1e-6), ".", ms=3, alpha=0.4, color=BLUE
+        per_square(ax, observations, values, walls, label)
+        ax.set_title(title)
+    doubt_against_error(
+        axes[2], uncertainty, error, threshold, {"median": np.ones(len(error), dtype=bool)}
     )
-    ax.axvline(threshold, color=VERMILION, ls="--", label="threshold")
-    ax.axhline(np.quantile(error, 0.9), color=GREY, ls=":", label="worst decile of errors")
-    ax.set(xlabel="U (nats)", ylabel="true one-step error (data deviations)",
-           title=f"finds the worst decile: AUROC {auroc:.2f}")  # fmt: skip
-    ax.legend(loc="lower right")
+    axes[2].set_title(f"U finds the worst tenth: AUROC {auroc:.2f}")
     return figure
 
 
@@ -148,10 +183,10 @@ def continuations(
     replayed: Sequence[Array],
 ) -> Figure:
     """What was recorded, what was imagined from the same states, and what the maze makes of it."""
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.9))
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.7))
     for ax, paths, title, colour in zip(
         axes, (real, imagined, replayed),
-        ("recorded", "imagined", "imagined actions, replayed in the simulator"),
+        ("recorded from there on", "imagined from there on", "imagined actions in the simulator"),
         (GREY, BLUE, GREEN), strict=True,
     ):  # fmt: skip
         maze(ax, walls, goal)
@@ -198,33 +233,26 @@ def overview(
     imagined: Sequence[Array],
 ) -> Figure:
     """The paper on one maze in four panels: data, V, U, imagined continuations."""
-    figure, axes = plt.subplots(1, 4, figsize=(14, 3.7))
-    for ax, title in zip(
-        axes,
-        (
-            "1  offline data, by return",
-            "2  V: how good is each place?",
-            "3  U: where is the model unsure?",
-            "4  recorded and imagined from there",
-        ),
-        strict=True,
-    ):
-        maze(ax, walls, goal)
-        ax.set(title=title, xlabel="", ylabel="", xticks=[], yticks=[])
-    lines = LineCollection(list(paths), array=returns, cmap=SEQUENTIAL, lw=0.7, alpha=0.7, zorder=2)
-    axes[0].add_collection(lines)
-    x, y = positions.T
-    axes[1].scatter(x, y, c=learned, s=21, marker="s", lw=0, cmap=SEQUENTIAL, zorder=1)
-    order = np.argsort(uncertainty)
-    x, y = observations[order, :2].T
-    axes[2].scatter(
-        x, y, c=np.log10(np.maximum(uncertainty[order], 1e-6)), s=6, lw=0, cmap="magma", zorder=2
-    )
-    for group, colour, line in ((recorded, GREY, "--"), (imagined, BLUE, "-")):
-        for path in group:
-            axes[3].plot(path[:, 0], path[:, 1], line, color=colour, lw=1.1, zorder=4)
-    for path in imagined:
-        axes[3].plot(*path[0], "o", color=ORANGE, ms=3, zorder=5)
+    figure, axes = plt.subplots(1, 4, figsize=(14, 4.1))
+    titles = (
+        "1  offline data", "2  V: how good is each place?", "3  U: where is the model unsure?",
+        "4  imagined continuations",
+    )  # fmt: skip
+    for ax, title in zip(axes, titles, strict=True):
+        maze(ax, walls, goal, bare=True).set_title(title)
+    bar: dict[str, Any] = {"location": "bottom", "aspect": 30, "pad": 0.02}
+    trajectories(axes[0], paths, returns, "return of the recording", **bar)
+    field(axes[1], positions, learned, "V (discounted return)", titles[1], cmap=SEQUENTIAL, bar=bar)
+    per_square(axes[2], observations, uncertainty, walls, "U (nats, dark = unsure)", **bar)
+    for group, colour, line, name in (
+        (recorded, GREY, "--", "recorded"), (imagined, BLUE, "-", "imagined from the same states"),
+    ):  # fmt: skip
+        for number, path in enumerate(group):
+            axes[3].plot(path[:, 0], path[:, 1], line, color=colour, lw=1.1, zorder=4,
+                         label=name if number == 0 else None)  # fmt: skip
+    starts = np.array([path[0] for path in imagined])
+    axes[3].plot(*starts.T, "o", color=ORANGE, ms=3, zorder=5)
+    axes[3].legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=2)
     return figure
 
 
@@ -236,9 +264,8 @@ def stitched_path(
     maze(ax, walls, goal)
     ax.add_collection(LineCollection(list(paths), color=GREY, lw=0.4, alpha=0.2, zorder=1))
     for number, piece in enumerate(pieces):
-        colour = (BLUE, ORANGE, GREEN, PINK, SKY)[number % 5]
-        line = ("-", "--", "-.", ":")[number % 4]
-        ax.plot(*piece.T, line, color=colour, lw=2.2, zorder=4, label=f"recording {number + 1}")
+        colour, line = PALETTE[number % len(PALETTE)], LINES[number % 4]
+        ax.plot(*piece.T, ls=line, color=colour, lw=2.2, zorder=4, label=f"recording {number + 1}")
         ax.plot(*piece[0], "o", color=colour, ms=5, zorder=5)
     ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     ax.set_title(f"{len(pieces)} recordings, one way to the goal")
@@ -347,8 +374,8 @@ def animation(
     figure, axes = plt.subplots(1, len(groups), figsize=(3.0 * len(groups), 2.9), dpi=70)
     balls = []
     for ax, (title, paths) in zip(np.atleast_1d(axes), groups.items(), strict=True):
-        maze(ax, walls, goal)
-        ax.set(title=title, xlabel="", ylabel="", xticks=[], yticks=[])
+        maze(ax, walls, goal, bare=True)
+        ax.set_title(title)
         (dots,) = ax.plot([], [], "o", color=BLUE, ms=5, zorder=6)
         (tails,) = ax.plot([], [], ".", color=SKY, ms=1.5, zorder=4)
         balls.append((dots, tails, paths))

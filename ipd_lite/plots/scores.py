@@ -26,6 +26,7 @@ from ipd_lite.plots.style import (
     ORANGE,
     PAGE,
     PALETTE,
+    PINK,
     SKY,
     VERMILION,
     Array,
@@ -82,7 +83,7 @@ def score_chart(
     near = rows.loc[rows["method"].map(means) > means.max() - NEARBY, "score"]
     enlarged = np.ptp(rows["score"]) > 3 * max(np.ptp(near), 1.0)
     figure, axes = plt.subplots(
-        1, 1 + enlarged, figsize=(0.8 * PAGE if enlarged else 0.6 * PAGE, 0.21 * len(methods) + 0.9),
+        1, 1 + enlarged, figsize=((0.8 if enlarged else 0.6) * PAGE, 0.21 * len(methods) + 0.9),
         sharey=True, squeeze=False,
     )  # fmt: skip
     for ax in axes[0]:
@@ -218,9 +219,12 @@ def target_sweep(
     """
     level = reference.groupby("task")["score"].mean()
     means = found.groupby(["task", "method", "level"])["score"].mean()
-    gap = level.reindex(found["task"]).to_numpy() - found.join(
-        means.groupby(["task", "method"]).max().rename("best"), on=["task", "method"]
-    )["best"].to_numpy()
+    gap = (
+        level.reindex(found["task"]).to_numpy()
+        - found.join(means.groupby(["task", "method"]).max().rename("best"), on=["task", "method"])[
+            "best"
+        ].to_numpy()
+    )
     figure, panels = _task_panels(
         found[~(gap > NEARBY)], "level", True, errorbar,
         "hand-set target (0 = worst, 1 = best return in the data)",
@@ -295,7 +299,7 @@ def score_curve(
     return figure
 
 
-def profiles(panels: Mapping[str, tuple[Array, Mapping[str, tuple[Array, Array, Array]]]]) -> Figure:
+def profiles(panels: Mapping[str, tuple[Array, Mapping[str, tuple[Array, ...]]]]) -> Figure:
     """Figure 7: which method has more runs above any score one may ask for?
 
     Args:
@@ -368,7 +372,7 @@ def return_histograms(table: pd.DataFrame, columns: int = 4) -> Figure:
         ax.axvline(first["mean"], color=VERMILION, ls="--", lw=1.2)
         ax.set(yscale="log", ylim=(0.7, None))  # a single good episode stays visible
         ax.set_title(
-            f"{task_name(name)}\n{first['source']}, {first['transitions']:,} steps", fontsize=8
+            f"{task_name(str(name))}\n{first['source']}, {first['transitions']:,} steps", fontsize=8
         )
     figure.supxlabel("undiscounted return of a recorded episode (dashed: mean)")
     figure.supylabel("episodes (logarithmic)")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -54,7 +54,7 @@ def stratified_interval(
     return _bootstrap(samples, statistic, confidence)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _bootstrap(
     samples: tuple[tuple[float, ...], ...], statistic: Callable[..., Any], confidence: float
 ) -> Interval:
