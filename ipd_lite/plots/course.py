@@ -73,18 +73,6 @@ def histogram(
     return figure
 
 
-def expectiles(samples: Array, levels: Mapping[float, float]) -> Figure:
-    """A sample (n,) and its expectiles: level tau -> position."""
-    figure, ax = plt.subplots(figsize=(4.8, 3.0))
-    ax.hist(samples, 30, color=SKY, alpha=0.6)
-    for (tau, position), line in zip(levels.items(), LINES, strict=False):
-        ax.axvline(position, color=VERMILION, ls=line, label=f"tau = {tau:g}")
-    ax.set(xlabel="Q of the actions that the data took", ylabel="count",
-           title="one state, many actions, several expectiles")  # fmt: skip
-    ax.legend()
-    return figure
-
-
 def lines(
     series: Mapping[str, tuple[Array, Array]], xlabel: str, ylabel: str, title: str, **axes: Any
 ) -> Figure:

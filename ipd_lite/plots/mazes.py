@@ -77,7 +77,7 @@ def data_by_return(
     """The dataset: every episode's path coloured by its return, arrivals beside the rest."""
     figure, axes = plt.subplots(1, 2, figsize=(8, 3.6))
     norm = Normalize(float(np.min(returns)), float(np.max(returns)))
-    groups = ((~terminated, "cut after their last step"), (terminated, "arrive at the goal"))
+    groups = ((~terminated, "cut before they arrive"), (terminated, "arrive at the goal"))
     for ax, (chosen, name) in zip(axes, groups, strict=True):
         maze(ax, walls, goal)
         picked = [path for path, keep in zip(paths, chosen, strict=True) if keep]
@@ -91,8 +91,10 @@ def field(
     bar: Mapping[str, Any] = MappingProxyType({}), **colours: Any,
 ) -> None:  # fmt: skip
     """One number per grid position (P, 2) as coloured squares over the maze."""
-    x, y = positions.T
-    shown = ax.scatter(x, y, c=values, s=21, marker="s", lw=0, zorder=1, rasterized=True, **colours)
+    (columns, column), (rows, row) = (np.unique(x, return_inverse=True) for x in positions.T)
+    grid = np.full((len(rows), len(columns)), np.nan)
+    grid[row, column] = values
+    shown = ax.pcolormesh(columns, rows, grid, zorder=1, rasterized=True, **colours)
     ax.figure.colorbar(shown, ax=ax, label=label, shrink=0.8, **bar)
     ax.set_title(title)
 
@@ -119,7 +121,7 @@ def value_maps(
 
 def per_square(
     ax: Axes, observations: Array, numbers: Array, walls: NDArray[np.bool_], label: str,
-    side: float = 0.25, **bar: Any,
+    side: float = 1 / 3, **bar: Any,
 ) -> None:  # fmt: skip
     """Positive numbers (N,) of states (N, 2 or more) as their geometric mean in every square of
     `side` metres, on a logarithmic scale; squares without a state stay white."""
@@ -148,7 +150,6 @@ def doubt_against_error(
                 label=name)  # fmt: skip
     ax.axvline(threshold, color=VERMILION, ls="--", lw=1.2, label="the gate's threshold")
     ax.set(xscale="log", yscale="log", xlabel="U (nats)", ylabel="true error (data deviations)")
-    ax.legend(fontsize=7, loc="lower right")
 
 
 def uncertainty_maps(
@@ -171,6 +172,7 @@ def uncertainty_maps(
     doubt_against_error(
         axes[2], uncertainty, error, threshold, {"median": np.ones(len(error), dtype=bool)}
     )
+    axes[2].legend(fontsize=7, loc="lower right", frameon=True)
     axes[2].set_title(f"U finds the worst tenth: AUROC {auroc:.2f}")
     return figure
 
@@ -186,7 +188,7 @@ def continuations(
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.7))
     for ax, paths, title, colour in zip(
         axes, (real, imagined, replayed),
-        ("recorded from there on", "imagined from there on", "imagined actions in the simulator"),
+        ("recorded", "imagined from the same states", "imagined actions in the simulator"),
         (GREY, BLUE, GREEN), strict=True,
     ):  # fmt: skip
         maze(ax, walls, goal)
@@ -239,7 +241,7 @@ def overview(
         "4  imagined continuations",
     )  # fmt: skip
     for ax, title in zip(axes, titles, strict=True):
-        maze(ax, walls, goal, bare=True).set_title(title)
+        maze(ax, walls, goal, bare=True).set(title=title, anchor="N")
     bar: dict[str, Any] = {"location": "bottom", "aspect": 30, "pad": 0.02}
     trajectories(axes[0], paths, returns, "return of the recording", **bar)
     field(axes[1], positions, learned, "V (discounted return)", titles[1], cmap=SEQUENTIAL, bar=bar)

@@ -43,7 +43,7 @@ def method_diagram(
     imagined: Sequence[Array],
 ) -> Figure:
     """Figure 1: the method as a flow, every map drawn from one real run."""
-    figure, axes = plt.subplots(2, 3, figsize=(PAGE, 5.6))
+    figure, axes = plt.subplots(2, 3, figsize=(PAGE, 5.5))
     panels = list(axes.ravel())
     titles = (
         "1  offline data", "2  V by implicit Q-learning (3.1)", "3  U of the ensemble (3.2)",
@@ -67,15 +67,15 @@ def method_diagram(
     _transformer(panels[5])
     for ax, title in zip(panels, titles, strict=True):
         ax.set_title(title, fontsize=8)
+    for ax in figure.axes:  # the colour bars, too
         ax.tick_params(labelsize=7)
-    for number, (first, second) in enumerate(pairwise(panels), 1):
-        ends = ((1.01, 0.5), (-0.01, 0.5)) if number != 3 else ((0.0, 0.0), (1.0, 1.0))
-        figure.add_artist(
-            ConnectionPatch(
-                *ends, "axes fraction", "axes fraction", axesA=first, axesB=second,
-                arrowstyle="-|>", color="black", lw=1.1, mutation_scale=9,
-            )
+        ax.xaxis.label.set_size(7.5)
+    for first, second in (pair for row in axes for pair in pairwise(row)):
+        arrow = ConnectionPatch(
+            (1.01, 0.5), (-0.01, 0.5), "axes fraction", "axes fraction", axesA=first,
+            axesB=second, arrowstyle="-|>", color="black", lw=1.1, mutation_scale=9,
         )  # fmt: skip
+        figure.add_artist(arrow)
     return figure
 
 
@@ -110,7 +110,7 @@ def uncertainty_panels(
         path_uncertainty, path_error: (P,) largest U along five recorded steps and the error at
             their end, played open-loop in the model.
     """
-    figure, axes = plt.subplots(1, 3, figsize=(PAGE, 2.7))
+    figure, axes = plt.subplots(1, 3, figsize=(PAGE, 2.9))
     groups = {"held-out data": on_data, "off the data": ~on_data}
     doubt_against_error(axes[0], uncertainty, error, threshold, groups)
     paths = {"held-out data": np.ones(len(path_error), dtype=bool)}
@@ -129,9 +129,8 @@ def uncertainty_panels(
     axes[2].set(xscale="log", xlabel="true error (data deviations)", ylabel="steps")
     axes[2].set_title("what the gate rejects (one step)", fontsize=8)
     axes[2].legend(fontsize=7)
-    for ax in axes:
-        ax.xaxis.label.set_size(8)
-        ax.yaxis.label.set_size(8)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=7)
     return figure
 
 

@@ -38,8 +38,17 @@ ErrorBar = tuple[str, float] | Callable[[Any], tuple[float, float]]
 
 USUAL: ErrorBar = ("ci", 95)
 
-NEARBY = 15.0
-"""Points of score below the best within which a method is drawn on the enlarged axis."""
+NEARBY = 8.0
+"""Points of score within which a method counts as near the best one, or near IPD."""
+
+
+STAGE_NAMES = {
+    "values": "values (3.1)", "world-model": "world model (3.2)",
+    "imagination": "imagination (3.3)", "policy": "transformer (3.4)",
+    "cloning": "cloning", "td3bc": "TD3+BC", "cql": "CQL",
+    "evaluation": "evaluation",
+}  # fmt: skip
+"""The stages of figure 8: the paper's in its order, then the rivals' own."""
 
 
 def _look(method: str) -> tuple[str, str]:
@@ -81,7 +90,8 @@ def score_chart(
     rows = scores[scores["method"].isin(methods)]
     means = rows.groupby("method")["score"].mean()
     near = rows.loc[rows["method"].map(means) > means.max() - NEARBY, "score"]
-    enlarged = np.ptp(rows["score"]) > 3 * max(np.ptp(near), 1.0)
+    several = (means > means.max() - NEARBY).sum() > 2
+    enlarged = several and np.ptp(rows["score"]) > 3 * np.ptp(near)
     figure, axes = plt.subplots(
         1, 1 + enlarged, figsize=((0.8 if enlarged else 0.6) * PAGE, 0.21 * len(methods) + 0.9),
         sharey=True, squeeze=False,
@@ -160,7 +170,8 @@ def _over(
     for index, (name, rows) in enumerate(groups.items()):
         shift = 0.1 * (index - (len(groups) - 1) / 2)
         shown = rows.assign(place=rows[x].map(list(levels).index) + shift)
-        colour, marker, line = PALETTE[index], MARKERS[index], LINES[index]
+        colour = VERMILION if name == method_name("ipd") else PALETTE[index]
+        marker, line = MARKERS[index], LINES[index]
         sns.scatterplot(
             shown, x="place", y="score", color=colour, marker=marker, s=14, alpha=0.4, lw=0,
             legend=False, ax=ax,
@@ -189,7 +200,9 @@ def _task_panels(
     methods = dict.fromkeys(found["method"]) if hue else {}
     for ax, task in zip(axes.flat, tasks, strict=False):
         rows = found[found["task"] == task]
-        groups = {method_name(m): rows[rows["method"] == m] for m in methods} or {"IPD": rows}
+        groups = {method_name(m): rows[rows["method"] == m] for m in methods} or {
+            method_name("ipd"): rows
+        }
         _over(ax, groups, x, sorted(set(rows[x])), errorbar)
         ax.set_title(task_name(task), fontsize=8)
     figure.supxlabel(xlabel, fontsize=9)
@@ -202,8 +215,9 @@ def _shared_legend(figure: Figure) -> None:
     pairs = [ax.get_legend_handles_labels() for ax in figure.axes]
     named = {label: handle for pair in pairs for handle, label in zip(*pair, strict=True)}
     figure.legend(
-        list(named.values()), list(named), loc="outside upper center", ncols=4, fontsize=7
-    )
+        list(named.values()), list(named), loc="outside upper center", fontsize=7,
+        ncols=4 if len(named) <= 4 else 3,
+    )  # fmt: skip
 
 
 def target_sweep(
@@ -233,16 +247,15 @@ def target_sweep(
         values = reference.loc[reference["task"] == task, "score"].to_numpy(float)
         if len(values):
             ax.axhline(values.mean(), color="black", lw=1.2, label="IPD with V(s), no target")
-            ax.axhspan(values.min(), values.max(), color="0.9", lw=0, zorder=0, label="its seeds")
+            ax.axhspan(
+                values.min(), values.max(), color="0.9", lw=0, zorder=0, label="range of its seeds"
+            )
         far = means[task][list(set(found[(gap > NEARBY)].query("task == @task")["method"]))]
         notes = [
             f"{method_name(str(method))}: {of.min():.0f} to {of.max():.0f}"
             for method, of in far.groupby("method")
         ]
-        ax.annotate(
-            "\n".join(notes), (0.5, 0.0), xycoords="axes fraction", ha="center", va="bottom",
-            fontsize=6.5,
-        )  # fmt: skip
+        ax.set_title("\n".join([task_name(task), *notes]), fontsize=8)
     _shared_legend(figure)
     return figure
 
@@ -322,7 +335,7 @@ def profiles(panels: Mapping[str, tuple[Array, Mapping[str, tuple[Array, ...]]]]
 
 
 def costs(table: pd.DataFrame) -> Figure:
-    """Figure 8: what does each stage cost? Median over runs, from the least to the most.
+    """Figure 8: what does each stage cost? Median and range over runs.
 
     Args:
         table: columns family, stage, seconds, process_mb (NaN where unknown), each stage of a
@@ -330,7 +343,7 @@ def costs(table: pd.DataFrame) -> Figure:
     """
     import seaborn as sns
 
-    stages = list(dict.fromkeys(table["stage"]))
+    stages = [stage for stage in STAGE_NAMES if (table["stage"] == stage).any()]
     families = list(dict.fromkeys(table["family"]))
     shown = {"seconds": "wall seconds", "process_mb": "peak memory of the process (MB)"}
     shown = {name: label for name, label in shown.items() if table[name].notna().any()}
@@ -342,13 +355,15 @@ def costs(table: pd.DataFrame) -> Figure:
         sns.pointplot(
             table, x=column, y="stage", order=stages, hue="family", hue_order=families,
             palette=list(PALETTE[: len(families)]), markers=list(MARKERS[: len(families)]),
-            linestyle="none", estimator="median", errorbar=("pi", 100), dodge=0.5, markersize=4,
+            linestyle="none", estimator="median", errorbar=("pi", 100), dodge=0.5, markersize=3,
             err_kws={"linewidth": 1}, log_scale=column == "seconds", legend=ax is axes[0, 0], ax=ax,
         )  # fmt: skip
         ax.set(xlabel=label, ylabel="")
         ax.grid(axis="x", color="0.92", lw=0.6)
+    axes[0, 0].set_yticks(range(len(stages)), [STAGE_NAMES[stage] for stage in stages])
     axes[0, 0].xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: f"{seconds:g}"))
     axes[0, 0].legend(fontsize=7, loc="lower left", bbox_to_anchor=(0, 1), ncols=4)
+    axes[0, -1].set_title("median and range over runs", fontsize=8)
     return figure
 
 

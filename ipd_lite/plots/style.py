@@ -53,6 +53,8 @@ def method_name(method: str) -> str:
 
 def task_name(task: str) -> str:
     """How figures call a task: "Maze medium-slow", "Hopper medium-replay"."""
+    if task == "pointmaze-umaze":
+        return "U-maze"
     first, _, rest = task.partition("-")
     return f"{TASK_WORDS.get(first, first.capitalize())} {rest}".strip()
 
