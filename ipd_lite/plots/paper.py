@@ -69,7 +69,7 @@ def method_diagram(
         ax.set_title(title, fontsize=8)
     for ax in figure.axes:  # the colour bars, too
         ax.tick_params(labelsize=7)
-        ax.xaxis.label.set_size(7.5)
+        ax.xaxis.label.set_fontsize(7.5)
     for first, second in (pair for row in axes for pair in pairwise(row)):
         arrow = ConnectionPatch(
             (1.01, 0.5), (-0.01, 0.5), "axes fraction", "axes fraction", axesA=first,

@@ -200,9 +200,8 @@ def _task_panels(
     methods = dict.fromkeys(found["method"]) if hue else {}
     for ax, task in zip(axes.flat, tasks, strict=False):
         rows = found[found["task"] == task]
-        groups = {method_name(m): rows[rows["method"] == m] for m in methods} or {
-            method_name("ipd"): rows
-        }
+        groups = {method_name(m): rows[rows["method"] == m] for m in methods}
+        groups = groups or {method_name("ipd"): rows}
         _over(ax, groups, x, sorted(set(rows[x])), errorbar)
         ax.set_title(task_name(task), fontsize=8)
     figure.supxlabel(xlabel, fontsize=9)
@@ -355,7 +354,8 @@ def costs(table: pd.DataFrame) -> Figure:
         sns.pointplot(
             table, x=column, y="stage", order=stages, hue="family", hue_order=families,
             palette=list(PALETTE[: len(families)]), markers=list(MARKERS[: len(families)]),
-            linestyle="none", estimator="median", errorbar=("pi", 100), dodge=0.5, markersize=3,
+            linestyle="none", estimator="median", errorbar=("pi", 100), markersize=3,
+            dodge=0.5 if len(families) > 1 else False,
             err_kws={"linewidth": 1}, log_scale=column == "seconds", legend=ax is axes[0, 0], ax=ax,
         )  # fmt: skip
         ax.set(xlabel=label, ylabel="")

@@ -245,9 +245,9 @@ def inside_figures(a: Arrays, folder: Path) -> list[Path]:
             walls, goal, recorded, imagined, split_paths(a, "continuations/replayed")
         ),
         "gain": plots.gain_by_threshold(
-            *(a[f"gain/{name}"] for name in ("quantiles", "imagined", "real", "counts")),
+            a["gain/quantiles"], a["gain/imagined"], a["gain/real"], a["gain/counts"],
             float(a["gain/chosen"]),
         ),
         "overview": plots.overview(*_maps(a)),
-    }
+    }  # fmt: skip
     return [save_figure(figure, folder / f"{name}.png") for name, figure in drawn.items()]

@@ -155,8 +155,9 @@ def explain(tasks: Sequence[str], scores: pd.DataFrame, catalogue: pd.DataFrame)
             lines.append(f"- {name}: not in this version's registry of tasks.")
             continue
         task = catalogue.loc[name]
-        used = scores.loc[scores["task"] == name, "source"] if "source" in scores else []
-        others = [f"`{source}`" for source in dict.fromkeys(used) if source != task["source"]]
+        rows = scores[scores["task"] == name]
+        used = list(dict.fromkeys(rows["source"])) if "source" in rows else []
+        others = [f"`{source}`" for source in used if source != task["source"]]
         data = f"dataset `{task['dataset']}` (recorded by {task['source']})"
         if others:
             data = f"dataset {', '.join(others)} in place of `{task['dataset']}`"
