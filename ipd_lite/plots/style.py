@@ -13,17 +13,19 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+Look = dict[str, Any]
 Line = str | tuple[int, tuple[int, ...]]
 
-BLUE, ORANGE, GREEN, PINK, SKY, VERMILION, GREY = (
-    "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#6E6E6E",
-)  # fmt: skip
+BLUE, ORANGE, GREEN, PINK = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
+SKY, VERMILION, GREY = "#56B4E9", "#D55E00", "#6E6E6E"
 """Okabe and Ito's colours, which colour-blind readers tell apart."""
 
 PALETTE = (BLUE, ORANGE, GREEN, PINK, VERMILION, SKY, GREY)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES: tuple[Line, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
-"""Series differ in all three, so that a figure can be read in grey."""
+LOOKS = tuple(zip(PALETTE, MARKERS, LINES, strict=True))
+"""Series differ in colour, marker and line, so that a figure can be read in grey."""
 
 SEQUENTIAL, DIVERGING, DOUBT = "viridis", "coolwarm", "magma_r"
 """Colour maps: of returns and values, of differences, and of U and errors (dark = large)."""
