@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from ipd_lite import plots
 from ipd_lite.files import write_csv
-from ipd_lite.report.gather import catalogue
+from ipd_lite.report.catalogue import FIELDS, catalogue, write_catalogue
 from ipd_lite.report.redraw import (
     AUGMENTATIONS,
     by_task,
@@ -257,18 +257,31 @@ def test_figures_appear_with_their_data(tmp_path: Path) -> None:
 
 def test_tasks_come_in_the_order_of_the_catalogue(tmp_path: Path) -> None:
     names = ["pointmaze-umaze", "pointmaze-medium-slow", "hopper-medium", "door-human", "my-robot"]
-    write_csv(tmp_path / "catalogue.csv", catalogue(reversed(names)))
+    write_catalogue(tmp_path, reversed(names[1:-1]))
+    write_catalogue(tmp_path, names[:1])
     for name in sorted(names):
         (tmp_path / f"scores-{name}.csv").touch()
     assert [file.stem for file in by_task(tmp_path, "scores")] == [f"scores-{n}" for n in names]
 
 
-def test_the_committed_catalogue_is_the_registrys() -> None:
-    committed = read_catalogue(ROOT / "figures" / "data")
+def test_the_committed_catalogue_describes_the_registrys_tasks() -> None:
+    """Up to the version of a dataset: results keep the one that they were made with."""
+    committed = read_catalogue(DATA)
     expected = catalogue(committed.index).set_index("task")
+    for table in (committed, expected):
+        table["dataset"] = table["dataset"].str.replace(r"-v\d+$", "", regex=True)
     pd.testing.assert_frame_equal(committed, expected)
     results = {path.stem.removeprefix("scores-") for path in DATA.glob("scores-*.csv")}
     assert set(committed.index) == results
+
+
+def test_a_catalogue_keeps_what_was_said_of_other_results(tmp_path: Path) -> None:
+    old = catalogue(["pointmaze-umaze"]).assign(dataset="ipd-lite/pointmaze-umaze-v9")
+    write_csv(tmp_path / "catalogue.csv", old)
+    table = pd.read_csv(write_catalogue(tmp_path, ["hopper-medium"]))
+    assert table["task"].tolist() == ["pointmaze-umaze", "hopper-medium"]
+    assert table["dataset"].iloc[0] == "ipd-lite/pointmaze-umaze-v9"
+    assert list(table.columns) == ["task", *FIELDS] and table.notna().all().all()
 
 
 def test_figures_need_neither_torch_nor_a_simulator(tmp_path: Path) -> None:

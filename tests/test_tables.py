@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu
 
 from ipd_lite.report import gather, results, tables
+from ipd_lite.report.catalogue import catalogue
 from ipd_lite.report.results import aggregate, aggregates, summarize
 from ipd_lite.report.statistics import (
     Interval,
@@ -159,7 +160,7 @@ def test_variants_are_methods_of_their_own() -> None:
 
 def test_text_under_the_table_names_score_data_and_environment() -> None:
     table = scores({**MAZES, "unheard-of": 1.0}, {"iql": 5, "ipd": 20})
-    facts = gather.catalogue(MAZES).set_index("task")
+    facts = catalogue(MAZES).set_index("task")
     text = table1_markdown(table, summarize(table), aggregates(table), facts, None)
     for name in MAZES:
         task = get_task(name)
@@ -175,7 +176,7 @@ def test_published_numbers_stand_apart() -> None:
     assert published[["dataset", "method"]].duplicated().sum() == 0
     assert published["source"].notna().all() and published["score"].between(-5, 120).all()
     table = scores(MAZES, {"iql": 5, "ipd": 20})
-    facts = gather.catalogue(MAZES).set_index("task")
+    facts = catalogue(MAZES).set_index("task")
     text = table1_markdown(table, summarize(table), aggregates(table), facts, published)
     ours, others = text.split("## Other data")
     assert "must not be compared" in others and "CORL" in others

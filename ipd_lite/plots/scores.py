@@ -210,7 +210,7 @@ def target_sweep(
         found: columns task, method, seed, level, score. reference: columns task, seed, score, the
             policy that is conditioned on V(s).
     """
-    means = found.groupby(["task", "method", "level"], sort=False)["score"].mean()
+    means = found.groupby(["task", "method", "level"])["score"].mean()
     levels = reference.groupby("task")["score"].mean()
     best = means.groupby(["task", "method"]).max().reset_index()
     best = best[best["score"] < best["task"].map(levels) - NEARBY]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,14 @@ import torch
 from joblib import Parallel, delayed
 
 from ipd_lite.files import save_tensors, write_csv, write_json
+from ipd_lite.report.catalogue import write_catalogue
 from ipd_lite.report.inside import inside_arrays, inside_numbers
 from ipd_lite.study.methods import METHODS
 from ipd_lite.study.names import read_scores
 from ipd_lite.study.run import reopen, run_folder
 from ipd_lite.study.sweep import SHOWN, Unit, opened_task
-from ipd_lite.tasks.registry import TASKS, get_task
+from ipd_lite.tasks.registry import get_task
 from ipd_lite.tasks.task import MazeRecipe
-
-CATALOGUED = ("dataset", "source", "environment", "score_definition")
-"""What the tables say of a task, written beside the results that they are drawn from."""
 
 INSIDE_METHODS = ("ipd", "ipd-greedy", "ipd-random", "ipd-nogate")
 """Methods whose imagined plans are replayed in the simulator (mazes only)."""
@@ -65,26 +63,12 @@ def write_results(
             path = results / f"{kind}-{name}.csv"
             write_csv(path, in_order(with_earlier(path, table)))
             paths.append(path)
-    results_of = (file.stem.removeprefix("scores-") for file in results.glob("scores-*.csv"))
-    paths.append(results / "catalogue.csv")
-    write_csv(paths[-1], catalogue(results_of))
+    paths.append(write_catalogue(results, names))
     if SHOWN[0] in names and (run_folder(out, *SHOWN) / "scores.csv").exists():
         arrays = inside_arrays(reopen(run_folder(out, *SHOWN), device=device))
         save_tensors(results / "inside.safetensors", arrays)
         paths.append(results / "inside.safetensors")
     return paths
-
-
-def catalogue(names: Iterable[str]) -> pd.DataFrame:
-    """The registered tasks among `names`, in the registry's order."""
-    wanted = set(names)
-    return pd.DataFrame(
-        [
-            {"task": name, **{field: getattr(task, field) for field in CATALOGUED}}
-            for name, task in TASKS.items()
-            if name in wanted
-        ]
-    )
 
 
 def _inside(folder: Path, device: str) -> dict[str, Any]:
