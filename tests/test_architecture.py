@@ -34,7 +34,7 @@ WINGS["course"] = WINGS["report"] | {"report"}
 WINGS["cli"] = WINGS["course"] - {"plots"}
 LIBRARIES = {
     "paper": {"torch", "numpy", "tqdm"},
-    "plots": {"numpy", "pandas", "matplotlib", "seaborn"},
+    "plots": {"numpy", "pandas", "matplotlib", "seaborn", "PIL", "IPython"},
 }
 PAPER_LINES, FUNCTION_LINES, MODULE_LINES = 2_700, 40, 400
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,23 +11,29 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.figure import Figure
 
 from ipd_lite import plots
+from ipd_lite.files import write_csv
+from ipd_lite.report.catalogue import FIELDS, catalogue, write_catalogue
 from ipd_lite.report.redraw import (
     AUGMENTATIONS,
-    TARGETED,
-    WEIGHTED,
     by_task,
     paper_figures,
+    read_catalogue,
     redraw,
-    table1,
+    write_tables,
 )
-from ipd_lite.report.results import summarize
+from ipd_lite.report.results import aggregates, last_of, summarize
+from ipd_lite.study.methods import METHODS
 from ipd_lite.tasks.mazes import geometry
+from ipd_lite.tasks.registry import TASKS
 from tests.test_tables import MAZES, scores
 
 ROOT = Path(__file__).resolve().parents[1]
+DATA = ROOT / "figures" / "data"
 RANDOM = np.random.default_rng(0)
 
 
@@ -61,10 +69,18 @@ def test_nothing_stale_is_committed(redrawn: list[Path]) -> None:
     assert committed <= drawn | {"README.md"}
 
 
-def marks(figure: Figure, panel: int = 0) -> int:
-    """Points that are drawn with a marker and no line."""
-    lines = figure.axes[panel].lines
-    return sum(len(x.get_xdata()) for x in lines if x.get_linestyle() == "None")  # type: ignore[arg-type]
+def marks(ax: Axes) -> int:
+    """Seeds that are drawn as marks (seaborn draws them as collections)."""
+    return sum(len(c.get_offsets()) for c in ax.collections if isinstance(c, PathCollection))
+
+
+def lines(ax: Axes) -> dict[str, np.ndarray]:
+    """What the named lines of a panel show, by label."""
+    return {
+        str(line.get_label()): np.asarray(line.get_ydata())
+        for line in ax.lines
+        if not str(line.get_label()).startswith("_")
+    }
 
 
 def smallest_text(figure: Figure) -> float:
@@ -76,57 +92,36 @@ def smallest_text(figure: Figure) -> float:
     )
 
 
-def test_ablation_shows_every_seed_twice() -> None:
-    table = scores(MAZES, dict.fromkeys(AUGMENTATIONS, 0.0), seeds=4)
-    last = table[table["checkpoint"] == "last"].assign(family="mazes")
+def test_every_method_and_task_has_a_name_of_its_own() -> None:
+    names = [plots.method_name(method) for method in METHODS]
+    assert len(set(names)) == len(names) and not set(names) & set(METHODS)
+    assert plots.method_name("ipd@alpha=3.0") == "IPD (alpha=3.0)"
+    assert plots.method_name("mine") == "mine"
+    assert len({plots.task_name(task) for task in TASKS}) == len(TASKS)
+
+
+def test_ablation_shows_every_seed_and_every_plan_twice() -> None:
+    """A panel per task, more tasks than there are markers; plans where there are any."""
+    many = dict.fromkeys([*MAZES, *(f"task-{i}" for i in range(9))], 0.0)
+    table = last_of(scores(many, dict.fromkeys(AUGMENTATIONS, 0.0), seeds=2))
     plans = pd.DataFrame(
         [{"task": t, "method": m, "seed": s, "imagined_gain": s, "replayed_gain": -s}
          for t in MAZES for m in ("ipd", "ipd-greedy") for s in range(4)]
     )  # fmt: skip
-    figure = plots.ablation(last, plans, AUGMENTATIONS)
-    assert marks(figure, 0) == len(last) == 2 * 5 * 4
-    assert marks(figure, 1) == len(plans)
-    assert figure.get_figwidth() <= plots.COLUMN and smallest_text(figure) >= 6
-    empty = pd.DataFrame(columns=["method"])
-    assert marks(plots.ablation(last, empty, AUGMENTATIONS), 1) == 0
+    figure = plots.ablation(table, plans, AUGMENTATIONS)
+    top, bottom = figure.axes[: len(many)], figure.axes[len(many) :]
+    assert [marks(ax) for ax in top] == [2 * len(AUGMENTATIONS)] * len(many)
+    assert [ax.get_visible() for ax in bottom] == [True, True] + [False] * 9
+    for ax in bottom[:2]:
+        promised, true = (np.asarray(line.get_xdata()) for line in ax.lines[:2])
+        np.testing.assert_array_equal(promised, -true)
+        assert sorted(promised) == [0, 0, 1, 1, 2, 2, 3, 3]
+    few = plots.ablation(table[table["task"].isin(MAZES)], pd.DataFrame(), AUGMENTATIONS)
+    assert len(few.axes) == len(MAZES) and few.get_figwidth() <= plots.PAGE
+    assert smallest_text(few) >= 6
 
 
-def test_families_of_tasks_have_score_axes_of_their_own() -> None:
-    table = scores(MAZES, dict.fromkeys(AUGMENTATIONS, 0.0), seeds=4)
-    last = table[table["checkpoint"] == "last"]
-    robots = last.assign(family="locomotion", task="hopper-medium", score=20.0)
-    both = pd.concat([last.assign(family="mazes"), robots])
-    figure = plots.ablation(both, pd.DataFrame(columns=["method"]), AUGMENTATIONS)
-    mazes, locomotion = (axes for axes in figure.axes if axes.get_legend())
-    assert marks(figure, figure.axes.index(mazes)) == len(last)
-    assert marks(figure, figure.axes.index(locomotion)) == len(last)
-    assert figure.get_figwidth() <= plots.PAGE and smallest_text(figure) >= 6
-    amount = pd.DataFrame(
-        [{"task": t, "family": t[:6], "seed": s, "amount": a, "score": a}
-         for t in (*MAZES, "hopper-medium") for s in range(3) for a in (0.0, 1.0)]
-    )  # fmt: skip
-    figure = plots.amount_curve(amount)
-    assert (marks(figure, 0), marks(figure, 1)) == (12, 6)
-
-
-def test_a_family_may_have_more_tasks_than_there_are_markers() -> None:
-    """Every task of a panel is drawn, and each panel begins with the first colour."""
-    many = [(f"task-{i}", "mazes") for i in range(len(plots.MARKERS) + 2)]
-    rows = pd.DataFrame(
-        [{"task": t, "family": f, "method": m, "seed": s, "amount": a, "score": s + a}
-         for t, f in (*many, ("door-human", "hands")) for s in range(2)
-         for m, a in (("ipd-noaug", 0.0), ("ipd", 1.0))]
-    )  # fmt: skip
-    for figure in (
-        plots.ablation(rows, pd.DataFrame(columns=["method"]), AUGMENTATIONS),
-        plots.amount_curve(rows),
-    ):
-        assert (marks(figure, 0), marks(figure, 1)) == (4 * len(many), 4)
-        first, second = (figure.axes[i].lines[0].get_color() for i in (0, 1))
-        assert first == second
-
-
-def test_targets_show_every_seed_and_the_spread() -> None:
+def test_targets_show_every_seed_and_name_what_is_far_away() -> None:
     found = pd.DataFrame(
         [{"task": t, "method": m, "seed": s, "level": v, "score": base + 10 * s + v}
          for t in MAZES for m, base in (("ipd-rtg", 80.0), ("qt", 80.0), ("dt", 0.0))
@@ -135,90 +130,106 @@ def test_targets_show_every_seed_and_the_spread() -> None:
     reference = pd.DataFrame([{"task": t, "seed": s, "score": 90.0 + s} for t in MAZES
                               for s in range(3)])  # fmt: skip
     found = found[(found["task"] != next(iter(MAZES))) | (found["method"] != "qt")]
-    figure = plots.target_sweep(found, reference, TARGETED)
-    assert (marks(figure, 0), marks(figure, 1)) == (2 * 3 * 3, 3 * 3 * 3)
-    assert (marks(figure, 2), marks(figure, 3)) == (3 * 3, 2 * 3 * 3), "dt is far from IPD"
+    figure = plots.target_sweep(found, reference)
+    assert [marks(ax) for ax in figure.axes] == [3 * 3, 2 * 3 * 3]
+    assert all("Decision Transformer: 10 to 11" in ax.get_title() for ax in figure.axes)
     named = {text.get_text() for text in figure.legends[0].get_texts()}
-    assert named == {*TARGETED.values(), "IPD: V(s), no target"}
-    spread = figure.axes[4].lines[0].get_ydata()
-    np.testing.assert_allclose(spread, 10.0)  # type: ignore[arg-type]
+    assert named == {"IPD, hand-set target", "QT", "IPD with V(s), no target", "range of its seeds"}
+    for ax in figure.axes:
+        np.testing.assert_allclose(lines(ax)["IPD with V(s), no target"], 91.0)
+        np.testing.assert_allclose(lines(ax)["IPD, hand-set target"], [90.0, 90.5, 91.0])
     assert smallest_text(figure) >= 6
 
 
 def test_amounts_are_in_order_and_every_seed_is_there() -> None:
     found = pd.DataFrame(
-        [{"task": t, "family": "mazes", "seed": s, "amount": a, "score": 10 * a + s}
+        [{"task": t, "seed": s, "amount": a, "score": 10 * a + s}
          for t in MAZES for s in range(3) for a in (4.0, 0.0, 0.125, 1.0)]
     )  # fmt: skip
     figure = plots.amount_curve(found)
-    assert marks(figure) == len(found)
-    labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
-    assert labels == ["none", "1/8", "1", "4"]
-    means = figure.axes[0].lines[1].get_ydata()
-    np.testing.assert_allclose(means, [1.0, 2.25, 11.0, 41.0])  # type: ignore[arg-type]
+    assert [marks(ax) for ax in figure.axes] == [12, 12]
+    for ax in figure.axes:
+        assert [label.get_text() for label in ax.get_xticklabels()] == ["0", "1/8", "1", "4"]
+        np.testing.assert_allclose(lines(ax)["IPD"], [1.0, 2.25, 11.0, 41.0])
 
 
 def test_alphas_show_every_seed_with_and_without_imagined_data() -> None:
     found = pd.DataFrame(
         [{"task": t, "method": m, "seed": s, "alpha": a, "score": 10 * a + s}
-         for t in MAZES for m in WEIGHTED for s in range(3) for a in (3.0, 0.0, 0.3)]
+         for t in MAZES for m in ("ipd", "ipd-noaug") for s in range(3) for a in (3.0, 0.0, 0.3)]
     )  # fmt: skip
-    figure = plots.alpha_curve(found, WEIGHTED)
-    assert marks(figure, 0) == marks(figure, 1) == 2 * 3 * 3
-    labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
-    assert labels == ["0", "0.3", "3"]
-    np.testing.assert_allclose(figure.axes[0].lines[1].get_ydata(), [1.0, 4.0, 31.0])  # type: ignore[arg-type]
+    figure = plots.alpha_curve(found)
+    for ax in figure.axes:
+        assert marks(ax) == 2 * 3 * 3
+        assert [label.get_text() for label in ax.get_xticklabels()] == ["0", "0.3", "3"]
+        for name in ("IPD", "IPD, no imagined data"):
+            np.testing.assert_allclose(lines(ax)[name], [1.0, 4.0, 31.0])
     assert smallest_text(figure) >= 6
+
+
+def test_intervals_are_those_that_one_asks_for() -> None:
+    found = pd.DataFrame([{"x": x, "score": 10 * x + s} for x in (1.0, 2.0) for s in range(3)])
+    figure = plots.amount_curve(
+        found.assign(task="task", amount=found["x"]), lambda seeds: (seeds.min() - 1, 99.0)
+    )
+    bars = next(c for c in figure.axes[0].collections if isinstance(c, LineCollection))
+    assert [segment[:, 1].tolist() for segment in bars.get_segments()] == [[9, 99], [19, 99]]
 
 
 def test_uncertainty_panels_count_what_the_gate_rejects() -> None:
     doubt, on_data = np.linspace(0.1, 2.0, 40), np.arange(40) < 20
-    figure = plots.uncertainty_panels(
-        doubt, doubt**2, on_data, doubt, doubt, RANDOM.normal(size=(5_000, 4)), 1.05
-    )
-    assert marks(figure, 0) == 40 and marks(figure, 1) == 40
+    figure = plots.uncertainty_panels(doubt, doubt**2, on_data, doubt, doubt, 1.05)
+    drawn = [sum(len(line.get_xdata()) for line in ax.lines[::2]) for ax in figure.axes[:2]]  # type: ignore[arg-type]
+    assert drawn == [40 + 2, 40 + 2], "every state a dot; the threshold has two ends"
     assert "rank correlation 1.00" in figure.axes[0].get_title()
-    legend = figure.axes[3].get_legend()
+    medians = lines(figure.axes[1])["held-out data"]
+    np.testing.assert_allclose(medians, doubt.reshape(10, 4).mean(1))
+    legend = figure.axes[2].get_legend()
     assert legend is not None
     assert [t.get_text() for t in legend.get_texts()] == ["passes (50%)", "rejected (50%)"]
-    for line in figure.axes[2].lines[:4]:  # true Gaussians lie on the diagonal
-        np.testing.assert_allclose(line.get_ydata(), line.get_xdata(), atol=0.03)  # type: ignore[arg-type]
 
 
-def test_method_diagram_draws_real_arrays_and_five_arrows() -> None:
+def test_method_diagram_draws_real_arrays_and_a_transformer() -> None:
     maze, paths = geometry("umaze"), [RANDOM.normal(size=(n, 2)) for n in (3, 4, 5)]
     figure = plots.method_diagram(
         maze.walls, maze.goal, paths, np.array([1.0, 2.0, 3.0]), maze.centres,
-        np.arange(len(maze.centres)), RANDOM.normal(size=(30, 4)), np.linspace(0, 1, 30), 0.5,
+        np.arange(len(maze.centres)), RANDOM.normal(size=(30, 4)), np.linspace(0, 1, 30),
         paths[:2], paths[:1],
     )  # fmt: skip
     figure.canvas.draw()
-    assert len(figure.axes) == 6 and len(figure.patches + figure.artists) == 5
-    inside, beyond = figure.axes[2].collections
-    assert len(inside.get_offsets()) == len(beyond.get_offsets()) == 15
-    assert figure.get_figwidth() <= plots.PAGE
+    assert len(figure.axes) == 6 + 3 and len(figure.patches + figure.artists) == 4
+    words = {text.get_text().strip() for text in figure.axes[5].texts}
+    assert "causal transformer" in words and any("V(s)" in word for word in words)
+    assert figure.get_figwidth() <= plots.PAGE and smallest_text(figure) >= 6
 
 
 def test_profiles_and_costs() -> None:
     thresholds = np.linspace(0, 100, 5)
     share = np.array([1.0, 1.0, 0.5, 0.5, 0.0])
-    figure = plots.profiles(thresholds, {"iql": (share, share, share),
-                                               "ipd": (share, share, share)})  # fmt: skip
-    np.testing.assert_array_equal(figure.axes[0].lines[0].get_ydata(), share)  # type: ignore[arg-type]
+    curves = {"iql": (share, share, share), "ipd": (share / 2, share, share)}
+    figure = plots.profiles({"mazes": (thresholds, curves)})
+    np.testing.assert_array_equal(lines(figure.axes[0])["IQL"], share)
+    np.testing.assert_array_equal(lines(figure.axes[0])["IPD"], share / 2)
     table = pd.DataFrame(
-        [{"family": t, "stage": stage, "seconds": 3.0, "process_mb": memory}
-         for t in MAZES for stage, memory in (("values", 400.0), ("policy", np.nan))]
+        [{"family": t, "stage": stage, "seconds": seconds, "process_mb": memory}
+         for t in MAZES for stage, memory in (("policy", np.nan), ("values", 400.0))
+         for seconds in (1.0, 3.0, 100.0)]
     )  # fmt: skip
     figure = plots.costs(table)
-    assert len(figure.axes) == 2 and marks(figure, 0) == 4
+    assert len(figure.axes) == 2
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert names == ["values (3.1)", "transformer (3.4)"], "the paper's order"
+    spans = [sorted(np.round(line.get_xdata(), 6).tolist()) for line in figure.axes[0].lines]
+    assert spans.count([1.0, 100.0]) == 4 and spans.count([3.0, 3.0]) == 2
     assert len(plots.costs(table.assign(process_mb=np.nan)).axes) == 1
 
 
 def test_variants_stay_out_of_table_1(tmp_path: Path) -> None:
     table = pd.concat([scores(MAZES, {"ipd": 20}), scores(MAZES, {"ipd": 3}, variant="short")])
-    paths = table1(table, summarize(table), tmp_path, tmp_path)
-    assert len(paths) == 3
-    for path in paths:
+    paths = write_tables(table, summarize(table), aggregates(table), tmp_path, tmp_path)
+    tables = [path for path in paths if path.stem == "table1"]
+    assert len(tables) == 3
+    for path in tables:
         assert "ipd" in path.read_text() and "short" not in path.read_text(), path.name
 
 
@@ -233,7 +244,9 @@ def test_figures_appear_with_their_data(tmp_path: Path) -> None:
             scores(MAZES, {"ipd": 0}, variant="alpha=3.0"),
         ]
     )
-    costs = pd.DataFrame([{"seed": 0, "stage": "values", "seconds": 2.0, "process_mb": 300.0}])
+    costs = pd.DataFrame(
+        [{"method": "ipd", "seed": 0, "stage": "values", "seconds": 2.0, "process_mb": 300.0}]
+    )
     costs.to_csv(tmp_path / "costs-pointmaze-umaze.csv", index=False)
     names = [name for name, _ in paper_figures(table, tmp_path)]
     assert names == [
@@ -242,8 +255,50 @@ def test_figures_appear_with_their_data(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_tasks_come_in_the_order_of_the_registry(tmp_path: Path) -> None:
+def test_tasks_come_in_the_order_of_the_catalogue(tmp_path: Path) -> None:
     names = ["pointmaze-umaze", "pointmaze-medium-slow", "hopper-medium", "door-human", "my-robot"]
+    write_catalogue(tmp_path, reversed(names[1:-1]))
+    write_catalogue(tmp_path, names[:1])
     for name in sorted(names):
         (tmp_path / f"scores-{name}.csv").touch()
     assert [file.stem for file in by_task(tmp_path, "scores")] == [f"scores-{n}" for n in names]
+
+
+def test_the_committed_catalogue_describes_the_registrys_tasks() -> None:
+    """Up to the version of a dataset: results keep the one that they were made with."""
+    committed = read_catalogue(DATA)
+    expected = catalogue(committed.index).set_index("task")
+    for table in (committed, expected):
+        table["dataset"] = table["dataset"].str.replace(r"-v\d+$", "", regex=True)
+    pd.testing.assert_frame_equal(committed, expected)
+    results = {path.stem.removeprefix("scores-") for path in DATA.glob("scores-*.csv")}
+    assert set(committed.index) == results
+
+
+def test_a_catalogue_keeps_what_was_said_of_other_results(tmp_path: Path) -> None:
+    old = catalogue(["pointmaze-umaze"]).assign(dataset="ipd-lite/pointmaze-umaze-v9")
+    write_csv(tmp_path / "catalogue.csv", old)
+    table = pd.read_csv(write_catalogue(tmp_path, ["hopper-medium"]))
+    assert table["task"].tolist() == ["pointmaze-umaze", "hopper-medium"]
+    assert table["dataset"].iloc[0] == "ipd-lite/pointmaze-umaze-v9"
+    assert list(table.columns) == ["task", *FIELDS] and table.notna().all().all()
+
+
+def test_figures_need_neither_torch_nor_a_simulator(tmp_path: Path) -> None:
+    """In a process where importing one of them fails."""
+    blocked = ("torch", "mujoco", "gymnasium", "minari", "gymnasium_robotics")
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({blocked}))\n"
+        "from pathlib import Path; from ipd_lite.report.redraw import redraw\n"
+        f"redraw(Path({str(tmp_path)!r}), Path({str(tmp_path / 'out')!r}))"
+    )
+    table = scores({"pointmaze-umaze": 10.0}, {"iql": 5, "ipd": 20})
+    write_csv(tmp_path / "scores-pointmaze-umaze.csv", table)
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    assert (tmp_path / "out" / "table1.md").exists()
+    call = f"sys.exit(main(['figures', '--data', {str(tmp_path)!r}, '--out', {str(tmp_path)!r}]))"
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({blocked}))\n"
+        f"from ipd_lite.cli import main\n{call}"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

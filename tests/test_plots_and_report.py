@@ -15,7 +15,6 @@ import pandas as pd
 import pytest
 import torch
 from matplotlib.collections import LineCollection
-from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -108,18 +107,22 @@ def test_value_maps_share_one_colour_scale() -> None:
     figure = drawn(plots.value_maps(MAZE.walls, MAZE.goal, MAZE.centres[:3], learned, exact, 0.5))
     maps = [ax.collections[0] for ax in figure.axes[:2]]
     assert [m.get_clim() for m in maps] == [(-9.0, 0.5)] * 2
-    np.testing.assert_array_equal(maps[0].get_array(), learned)
-    np.testing.assert_array_equal(maps[1].get_array(), exact)
+    for drawn_map, values in zip(maps, (learned, exact), strict=True):
+        grid = np.ma.compressed(drawn_map.get_array())
+        np.testing.assert_array_equal(np.sort(grid), np.sort(values))
 
 
-def test_uncertainty_figure_shows_every_state() -> None:
-    observations, doubt = RANDOM.normal(size=(20, 4)), RANDOM.random(20)
+def test_uncertainty_figure_averages_per_square_and_shows_every_state() -> None:
+    observations, doubt = np.tile([0.5, -0.5, 0.0, 0.0], (20, 1)), RANDOM.random(20)
+    observations[10:, 0] = -0.5
     error = np.where(np.arange(20) < 2, 0.0, doubt)  # a perfect prediction has no logarithm
     figure = drawn(
         plots.uncertainty_maps(MAZE.walls, MAZE.goal, observations, doubt, error, 0.9, 0.5)
     )
-    assert [len(ax.collections[0].get_offsets()) for ax in figure.axes[:2]] == [20, 20]
-    assert len(dots(figure, ".")) == 20
+    shown = np.ma.masked_invalid(figure.axes[0].collections[0].get_array()).compressed()
+    means = [np.exp(np.log(doubt[part]).mean()) for part in (slice(10), slice(10, 20))]
+    np.testing.assert_allclose(np.sort(shown), np.sort(means))
+    assert len(figure.axes[2].lines[0].get_xdata()) == 20  # type: ignore[arg-type]
     assert any(list(line.get_xdata()) == [0.5, 0.5] for line in figure.axes[2].lines)  # type: ignore[arg-type]
 
 
@@ -159,9 +162,13 @@ def test_overview_shows_every_path_place_and_state() -> None:
     )  # fmt: skip
     lines = figure.axes[0].collections[0]
     assert isinstance(lines, LineCollection) and len(lines.get_segments()) == 3
-    shown = [len(ax.collections[0].get_offsets()) for ax in figure.axes[1:3]]
-    assert shown == [3, 20]
-    assert len(figure.axes[3].lines) - 1 == 2 + 1 + 1  # recorded, imagined, its start; the goal
+    places, squares = (
+        np.ma.masked_invalid(ax.collections[0].get_array()).compressed() for ax in figure.axes[1:3]
+    )
+    np.testing.assert_array_equal(np.sort(places), np.arange(3.0))
+    assert 1 <= len(squares) <= 20
+    assert len(figure.axes) == 4 + 3, "data, V and U have colour bars"
+    assert len(figure.axes[3].lines) - 1 == 2 + 1 + 1  # recorded, imagined, the starts; the goal
 
 
 def score_table(seeds: int = 3, task: str = "task") -> pd.DataFrame:
@@ -181,17 +188,27 @@ def score_table(seeds: int = 3, task: str = "task") -> pd.DataFrame:
 def test_score_chart_shows_every_seed(seeds: int) -> None:
     table = score_table(seeds)
     last = table[table["checkpoint"] == "last"]
-    intervals = {"iql": (40.0, 50.0), "ipd": (np.nan, np.nan)}
-    figure = drawn(plots.score_chart(last, ["iql", "ipd"], intervals, "title"))
+    figure = drawn(plots.score_chart(last, ["iql", "ipd"], "title", lambda x: (40.0, 50.0)))
     (ax,) = figure.axes
-    names = [label.get_text() for label in ax.get_yticklabels()]
-    found = sorted((names[round(y)], x) for x, y in dots(figure))
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["IQL", "IPD"]
+    marks = [c.get_offsets() for c in ax.collections]
+    found = sorted((["iql", "ipd"][round(y)], x) for points in marks for x, y in points)
     assert found == sorted(zip(last["method"], last["score"], strict=True))
-    for bar, y in zip(ax.patches, range(2), strict=True):
-        mean = last.loc[last["method"] == names[y], "score"].mean()
-        assert bar.get_width() == pytest.approx(mean)  # type: ignore[attr-defined]
-    spans = [line for line in ax.lines if to_hex(line.get_color()) == "#000000"]
-    assert [list(line.get_xdata()) for line in spans] == [[40.0, 50.0]]  # type: ignore[arg-type]
+    means = [last.loc[last["method"] == method, "score"].mean() for method in ("iql", "ipd")]
+    assert [text.get_text() for text in ax.texts] == [f"{mean:.1f}" for mean in means]
+    drawn_lines = [list(line.get_xdata()) for line in ax.lines]  # type: ignore[arg-type]
+    assert drawn_lines.count([40.0, 50.0]) == (2 if seeds > 1 else 0)
+    assert any(np.allclose(line, means) for line in drawn_lines if len(line) == 2)
+
+
+def test_score_chart_enlarges_what_lies_near_the_best() -> None:
+    rows = pd.DataFrame(
+        [{"method": m, "seed": s, "score": base + s}
+         for m, base in (("bc", 10), ("iql", 100), ("qt", 101), ("ipd", 103)) for s in range(3)]
+    )  # fmt: skip
+    whole, near = drawn(plots.score_chart(rows, ["bc", "iql", "qt", "ipd"], "title")).axes
+    assert whole.get_xlim()[0] < 10 and whole.get_xlim()[1] > 105
+    assert 99 < near.get_xlim()[0] < 100 and 105 < near.get_xlim()[1] < 106
 
 
 @pytest.mark.parametrize("suffix", [".png", ".svg"])
@@ -200,7 +217,7 @@ def test_saved_figures_repeat_byte_for_byte(suffix: str, tmp_path: Path) -> None
     saved = []
     for name in ("one", "two"):
         last = score_table().query("checkpoint == 'last'")
-        figure = plots.score_chart(last, ["iql", "ipd"], {}, "title")
+        figure = plots.score_chart(last, ["iql", "ipd"], "title")
         saved.append(save_figure(figure, tmp_path / name / f"chart{suffix}").read_bytes())
     assert saved[0] == saved[1] and len(saved[0]) > 1_000
     assert not plt.get_fignums()
@@ -220,17 +237,18 @@ def test_summary_against_pandas() -> None:
     for (task, method), row in summary.iterrows():  # type: ignore[misc]
         last, best = pivot.loc[task]["last"][method], pivot.loc[task]["best"][method]
         assert row["seeds"] == last.notna().sum()
-        assert row["score_last"] == pytest.approx(last.mean())
-        assert row["score_best"] == pytest.approx(best.mean())
-        assert last.min() <= row["low"] < row["score_last"] < row["high"] <= last.max()
+        assert row["last"].mean == pytest.approx(last.mean())
+        assert row["best"].mean == pytest.approx(best.mean())
+        assert last.min() <= row["last"].low < row["last"].mean < row["last"].high <= last.max()
     for task in ("task", "other"):
         last = pivot.loc[task]["last"]
         difference = (last["ipd"] - last["iql"]).dropna()
         row = summary.loc[(task, "iql")]
         assert len(difference) == 2
-        assert row["ipd_minus"] == pytest.approx(difference.mean())
-        assert difference.min() <= row["ipd_minus_low"] <= row["ipd_minus_high"]
-        assert np.isnan(summary.loc[(task, "ipd"), "ipd_minus"])
+        found = row["ipd_minus"]
+        assert found.mean == pytest.approx(difference.mean())
+        assert difference.min() <= found.low <= found.high
+        assert np.isnan(summary.loc[(task, "ipd"), "ipd_minus"].mean)
 
 
 def test_table_of_one_seed_has_no_interval() -> None:
@@ -318,7 +336,7 @@ def test_demo_runs_every_method_and_called_again_only_draws(
         raise AssertionError(f"{self.name} was trained again")
 
     monkeypatch.setattr(Stage, "store", trained)
-    monkeypatch.setattr("ipd_lite.demo._figures", lambda *_: [])  # slow, and seen already
+    monkeypatch.setattr("ipd_lite.report.demo._figures", lambda *_: [])  # slow, and seen already
     show()
     assert (tmp_path / "scores.csv").read_bytes() == before
     inside = load_tensors(tmp_path / "inside.safetensors")[0]

@@ -101,6 +101,6 @@ def test_histograms_show_one_panel_per_task() -> None:
 
     figure = plots.return_histograms(pd.concat([rows("b", [1, 4]), rows("a", [0, 2, 3])]))
     panels = [ax for ax in figure.axes if ax.get_visible()]
-    assert [ax.get_title() for ax in panels] == ["b\nD4RL, 1,200 steps", "a\nD4RL, 1,200 steps"]
+    assert [ax.get_title() for ax in panels] == ["B\nD4RL, 1,200 steps", "A\nD4RL, 1,200 steps"]
     assert [[bar.get_height() for bar in ax.patches] for ax in panels] == [[1, 4], [0, 2, 3]]
     plots.plt.close(figure)

@@ -26,6 +26,7 @@ from ipd_lite.data.minari_files import local_path, save_minari
 from ipd_lite.files import load_tensors
 from ipd_lite.paper.dataset import DataError
 from ipd_lite.report import gather
+from ipd_lite.report.redraw import read_catalogue
 from ipd_lite.report.tables import explain
 from ipd_lite.settings import Config, override
 from ipd_lite.study import spec as specs
@@ -429,9 +430,11 @@ def test_command_line_sweeps_other_data_and_names_its_source(
     assert "0 done" in capsys.readouterr().out
     table = pd.read_csv(tmp_path / "data" / f"scores-{TASK}.csv")
     assert set(table["source"]) == {"other/umaze-v0"}
-    assert f"dataset `other/umaze-v0` in place of `ipd-lite/{TASK}-v0`" in explain([TASK], table)
-    assert "in place of" not in explain([TASK], table.assign(source="ipd-lite"))
-    assert "in place of" not in explain([TASK], table.drop(columns="source"))
+    facts = read_catalogue(tmp_path / "data")
+    words = explain([TASK], table, facts)
+    assert f"dataset `other/umaze-v0` in place of `ipd-lite/{TASK}-v0`" in words
+    assert "in place of" not in explain([TASK], table.assign(source="ipd-lite"), facts)
+    assert "in place of" not in explain([TASK], table.drop(columns="source"), facts)
 
 
 def test_mistakes_about_other_data(elsewhere: str, tmp_path: Path) -> None:

@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu
 
-from ipd_lite.report import tables
+from ipd_lite.report import gather, results, tables
+from ipd_lite.report.catalogue import catalogue
 from ipd_lite.report.results import aggregate, aggregates, summarize
 from ipd_lite.report.statistics import (
+    Interval,
     improvement,
     improvement_interval,
     interquartile_mean,
@@ -72,6 +74,19 @@ def test_seeds_are_resampled_inside_their_task_only() -> None:
     assert alone.mean == 1.0 and np.isnan(alone.low)
 
 
+def test_intervals_format_as_the_tables_show_them() -> None:
+    found = Interval(1.25, -0.5, 3.0)
+    assert f"{found:.1f}" == "1.2 [-0.5, 3.0]" and f"{found:+.1f}" == "+1.2 [-0.5, 3.0]"
+    assert f"{Interval(2.0):.0f}" == "2" and f"{Interval():.1f}" == ""
+
+
+def test_nobody_bootstraps_the_same_scores_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.array([0.125, 3.25, 9.5])
+    first = stratified_interval([values], pooled_mean)
+    monkeypatch.setattr("scipy.stats.bootstrap", None)
+    assert stratified_interval([values.copy()], pooled_mean) is first
+
+
 def test_profile_by_counting() -> None:
     by_task = {"a": np.array([10.0, 50.0]), "b": np.array([30.0, 30.0, 90.0])}
     share, low, high = performance_profile(by_task, np.array([0.0, 30.0, 95.0]))
@@ -104,15 +119,17 @@ def test_aggregate_leaves_incomplete_methods_without_numbers() -> None:
         [scores(MAZES, {"iql": 5, "ipd": 20}), scores({"pointmaze-umaze": 0}, {"dt": 0})]
     )
     found = aggregate(table).set_index("method")
-    assert found.loc["dt", "tasks"] == 1 and np.isnan(found.loc["dt", "mean_last"])
+    assert found.loc["dt", "tasks"] == 1 and np.isnan(found.loc["dt", "last"].mean)
     last = table[(table["checkpoint"] == "last") & (table["method"] == "ipd")]
     per_task = last.groupby("task")["score"].mean()
-    assert found.loc["ipd", "mean_last"] == pytest.approx(per_task.mean())
-    assert found.loc["ipd", "iqm_last"] == pytest.approx(
+    assert found.loc["ipd", "last"].mean == pytest.approx(per_task.mean())
+    assert found.loc["ipd", "last_iqm"].mean == pytest.approx(
         np.sort(last["score"])[1:-1].mean()  # six runs: one is cut at either end
     )
-    assert found.loc["iql", "ipd_better"] == 1.0 and np.isnan(found.loc["ipd", "ipd_better"])
-    assert (found["mean_best"].dropna() > found["mean_last"].dropna()).all()
+    assert found.loc["iql", "ipd_better"].mean == 1.0
+    assert np.isnan(found.loc["ipd", "ipd_better"].mean)
+    for method in ("iql", "ipd"):
+        assert found.loc[method, "best"].mean > found.loc[method, "last"].mean
 
 
 def test_groups_of_tasks_and_all_together() -> None:
@@ -143,7 +160,8 @@ def test_variants_are_methods_of_their_own() -> None:
 
 def test_text_under_the_table_names_score_data_and_environment() -> None:
     table = scores({**MAZES, "unheard-of": 1.0}, {"iql": 5, "ipd": 20})
-    text = table1_markdown(table, summarize(table), None)
+    facts = catalogue(MAZES).set_index("task")
+    text = table1_markdown(table, summarize(table), aggregates(table), facts, None)
     for name in MAZES:
         task = get_task(name)
         for part in (task.dataset, task.environment, task.score_definition):
@@ -158,7 +176,8 @@ def test_published_numbers_stand_apart() -> None:
     assert published[["dataset", "method"]].duplicated().sum() == 0
     assert published["source"].notna().all() and published["score"].between(-5, 120).all()
     table = scores(MAZES, {"iql": 5, "ipd": 20})
-    text = table1_markdown(table, summarize(table), published)
+    facts = catalogue(MAZES).set_index("task")
+    text = table1_markdown(table, summarize(table), aggregates(table), facts, published)
     ours, others = text.split("## Other data")
     assert "must not be compared" in others and "CORL" in others
     assert "halfcheetah-medium-v2" not in ours and "pointmaze" not in others
@@ -174,12 +193,12 @@ def test_a_slice_replaces_its_own_rows_only(
 ) -> None:
     file = tmp_path / "scores.csv"
     whole = scores(MAZES, {"iql": 5, "ipd": 20})
-    assert tables.with_earlier(file, whole) is whole
+    assert gather.with_earlier(file, whole) is whole
     whole.to_csv(file, index=False)
-    assert tables.with_earlier(file, whole) is whole and not capsys.readouterr().err
+    assert gather.with_earlier(file, whole) is whole and not capsys.readouterr().err
     again = whole[(whole["seed"] == 1) & (whole["method"] == "iql")].assign(score=-7.0)
     variant = scores(MAZES, {"ipd": 3}, seeds=1, variant="short")
-    found = tables.in_order(tables.with_earlier(file, pd.concat([variant, again])))
+    found = gather.in_order(gather.with_earlier(file, pd.concat([variant, again])))
     assert f"kept {len(whole) - len(again)} rows" in capsys.readouterr().err
     assert len(found) == len(whole) + len(variant)
     assert (found["score"] == -7.0).sum() == len(again)
@@ -194,9 +213,9 @@ def test_curves_compare_the_same_seeds() -> None:
          for t, most in (("one", 3), ("two", 2)) for a in (0.0, 1.0, 4.0) for s in range(most)]
         + [{"task": "one", "seed": 7, "amount": 1.0, "score": 9.0}]
     )  # fmt: skip
-    found = tables.comparable(table, ["amount"])
+    found = results.comparable(table, ["amount"])
     assert len(found) == 9 + 6 and 7 not in set(found["seed"])
-    assert tables.comparable(table[:0], ["amount"]).empty
+    assert results.comparable(table[:0], ["amount"]).empty
 
 
 def test_amounts_and_targets_are_read_from_methods_and_variants() -> None:
@@ -207,7 +226,7 @@ def test_amounts_and_targets_are_read_from_methods_and_variants() -> None:
             scores(MAZES, {"ipd-rtg": 0}, variant="other=0.25"),
         ]
     )
-    amount = tables.amounts(table)
+    amount = results.amounts(table)
     assert sorted(set(amount["amount"])) == [0, 0.5, 1, 4] and len(amount) == 4 * 2 * 3
-    level = tables.targets(table)
+    level = results.targets(table)
     assert set(level["level"]) == {0.25} and len(level) == 2 * 3

@@ -1,7 +1,4 @@
-"""One function per figure: arrays in, axes out. No training code, no torch.
-
-Colours are Okabe and Ito's colour-blind-safe set; every series also differs in marker or line.
-"""
+"""Figures of the notebooks alone: one idea each."""
 
 from __future__ import annotations
 
@@ -16,33 +13,23 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ipd_lite.plots.mazes import maze
-from ipd_lite.plots.style import BLUE, GREEN, GREY, ORANGE, PINK, SEQUENTIAL, SKY, VERMILION, Array
-
-
-def calibration(standardized: Array) -> Figure:
-    """Observed against promised share of held-out outcomes in the members' intervals."""
-    from scipy.stats import norm
-
-    figure, ax = plt.subplots(figsize=(3.6, 3.4))
-    promised = np.linspace(0.02, 0.98, 49)
-    bound = norm.ppf(0.5 + promised / 2)
-    for dimension, name, line in zip(
-        range(standardized.shape[1]),
-        ("x", "y", "velocity x", "velocity y"),
-        ("-", "--", "-.", ":"),
-        strict=False,
-    ):  # fmt: skip
-        inside = (np.abs(standardized[:, dimension, None]) <= bound).mean(0)
-        ax.plot(promised, inside, line, label=name)
-    ax.plot([0, 1], [0, 1], color=GREY, lw=0.8)
-    ax.set(xlabel="promised share inside the interval", ylabel="observed share", aspect="equal",
-           title="calibration of the members' variance")  # fmt: skip
-    ax.legend()
-    return figure
+from ipd_lite.plots.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    LOOKS,
+    ORANGE,
+    SEQUENTIAL,
+    SKY,
+    VERMILION,
+    Array,
+    Flags,
+    Look,
+)
 
 
 def episode_panels(
-    walls: NDArray[np.bool_], goal: Array, paths: Sequence[Array]
+    walls: Flags, goal: Array, paths: Sequence[Array]
 ) -> tuple[Figure, tuple[Axes, Axes]]:
     """All paths (T, 2) in grey beside empty axes of the distance to the goal over the steps."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.5), width_ratios=(1.1, 1))
@@ -51,22 +38,21 @@ def episode_panels(
     longest = max(len(path) for path in paths)
     furthest = max(float(np.linalg.norm(path - goal, axis=1).max()) for path in paths)
     right.axhspan(0, 0.45, color=VERMILION, alpha=0.15, lw=0)
-    right.set(xlim=(0, longest - 1), ylim=(0, furthest), xlabel="step (decisions)",
-              ylabel="distance to the goal (m)")  # fmt: skip
+    right.set(xlim=(0, longest - 1), ylim=(0, furthest))
+    right.set(xlabel="step (decisions)", ylabel="distance to the goal (m)")
     return figure, (left, right)
 
 
-def intentions(walls: NDArray[np.bool_], goal: Array, onward: Array, actions: Array) -> Figure:
+def intentions(walls: Flags, goal: Array, onward: Array, actions: Array) -> Figure:
     """Where recordings went from one place (P, T, 2), and the actions (N, 2) recorded there."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.5))
-    maze(left, walls, goal)
+    maze(left, walls, goal).set_title("the next decisions of different recordings")
     left.add_collection(LineCollection(list(onward), color=BLUE, lw=0.7, alpha=0.5, zorder=2))
     left.plot(*onward[:, 0].mean(0), "o", color=ORANGE, ms=6, zorder=5)
-    left.set_title("the next decisions of different recordings")
     right.plot(*actions.T, ".", color=BLUE, ms=3, alpha=0.4, label="recorded")
     right.plot(*actions.mean(0), "*", color=VERMILION, ms=14, label="mean: the clone's answer")
-    right.set(xlabel="force along x", ylabel="force along y", xlim=(-1.1, 1.1), ylim=(-1.1, 1.1),
-              aspect="equal", title="their actions at this place")  # fmt: skip
+    right.set(xlim=(-1.1, 1.1), ylim=(-1.1, 1.1), aspect="equal")
+    right.set(xlabel="force along x", ylabel="force along y", title="their actions at this place")
     right.legend(loc="upper left", framealpha=0.9, frameon=True)
     return figure
 
@@ -77,33 +63,11 @@ def histogram(
     """Named samples (n,) as outlined histograms on one axis."""
     figure, ax = plt.subplots(figsize=(4.8, 3.0))
     everything = np.concatenate([np.ravel(v) for v in values.values()])
-    edges = np.linspace(everything.min(), everything.max() + 1e-9, bins + 1)
-    for (name, sample), colour, line in zip(
-        values.items(), (BLUE, ORANGE, GREEN), ("-", "--", "-."), strict=False
-    ):
-        ax.hist(
-            sample,
-            edges.tolist(),
-            histtype="step",
-            color=colour,
-            ls=line,
-            lw=1.5,
-            label=name,
-            log=log,
-        )
+    edges = np.linspace(everything.min(), everything.max() + 1e-9, bins + 1).tolist()
+    for (name, sample), (colour, _, line) in zip(values.items(), LOOKS, strict=False):
+        outline: Look = {"histtype": "step", "color": colour, "ls": line, "lw": 1.5}
+        ax.hist(sample, edges, label=name, log=log, **outline)
     ax.set(xlabel=label, ylabel="count", title=title)
-    ax.legend()
-    return figure
-
-
-def expectiles(samples: Array, levels: Mapping[float, float]) -> Figure:
-    """A sample (n,) and its expectiles: level tau -> position."""
-    figure, ax = plt.subplots(figsize=(4.8, 3.0))
-    ax.hist(samples, 30, color=SKY, alpha=0.6)
-    for (tau, position), line in zip(levels.items(), ("-", "--", "-.", ":", "-"), strict=False):
-        ax.axvline(position, color=VERMILION, ls=line, label=f"tau = {tau:g}")
-    ax.set(xlabel="Q of the actions that the data took", ylabel="count",
-           title="one state, many actions, several expectiles")  # fmt: skip
     ax.legend()
     return figure
 
@@ -113,13 +77,25 @@ def lines(
 ) -> Figure:
     """Named curves (x (n,), y (n,)); `axes` goes to `Axes.set` (scales, limits)."""
     figure, ax = plt.subplots(figsize=(4.8, 3.2))
-    styles = zip(
-        (BLUE, ORANGE, GREEN, PINK, VERMILION), ("-", "--", "-.", ":", "-"), "os^dv", strict=True
-    )
-    for (name, (x, y)), (colour, line, marker) in zip(series.items(), styles, strict=False):
+    for (name, (x, y)), (colour, marker, line) in zip(series.items(), LOOKS, strict=False):
         shown = marker if len(x) <= 20 else ""
-        ax.plot(x, y, line, marker=shown, ms=4, color=colour, label=name)
+        ax.plot(x, y, ls=line, marker=shown, ms=4, color=colour, label=name)
     ax.set(xlabel=xlabel, ylabel=ylabel, title=title, **axes)
+    ax.legend()
+    return figure
+
+
+def promises(
+    x: Array, earned: Array, promised: Mapping[str, Array], xlabel: str, ylabel: str
+) -> Figure:
+    """Recorded returns (n,) over one number x (n,) per state, and what V promises there (n,)."""
+    figure, ax = plt.subplots(figsize=(5.2, 3.4))
+    ax.plot(x, earned, "o", color=GREY, ms=3, alpha=0.6, label="recorded return")
+    order = np.argsort(x)
+    for (name, values), (colour, mark, line) in zip(promised.items(), LOOKS[1:], strict=False):
+        look: Look = {"ls": line, "marker": mark, "ms": 3, "lw": 1, "color": colour}
+        ax.plot(x[order], values[order], label=name, **look)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.legend()
     return figure
 
@@ -134,19 +110,17 @@ def ensemble_fit(
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
     left.plot(x, y, ".", color=GREY, ms=3, alpha=0.6, label="data")
     for number, (mean, deviation) in enumerate(zip(means, deviations, strict=True)):
-        name = "members" if number == 0 else None
-        left.plot(grid, mean, color=BLUE, lw=1, label=name)
-        left.fill_between(
-            grid, mean - 2 * deviation, mean + 2 * deviation, color=SKY, alpha=0.12, lw=0
-        )
+        left.plot(grid, mean, color=BLUE, lw=1, label="members" if number == 0 else None)
+        low, high = mean - 2 * deviation, mean + 2 * deviation
+        left.fill_between(grid, low, high, color=SKY, alpha=0.12, lw=0)
     if truth is not None:
         left.plot(grid, truth, "--", color="black", lw=1, label="truth")
     spread = 2 * float(np.abs(y).max())
     left.set(xlabel="x", ylabel="y", ylim=(-spread, spread), title="five members, each a Gaussian")
     left.legend()
-    right.semilogy(grid, (deviations**2).mean(0), "--", color=ORANGE,
-                   label="aleatoric: mean predicted variance")  # fmt: skip
-    right.semilogy(grid, means.var(0) + 1e-8, color=BLUE, label="epistemic: variance of the means")
+    names = ("aleatoric: mean predicted variance", "epistemic: variance of the means")
+    right.semilogy(grid, (deviations**2).mean(0), "--", color=ORANGE, label=names[0])
+    right.semilogy(grid, means.var(0) + 1e-8, color=BLUE, label=names[1])
     right.set(xlabel="x", ylabel="variance", title="two kinds of not knowing")
     right.set_ylim(top=20 * right.get_ylim()[1])  # room for the legend
     right.legend(loc="upper center")
@@ -155,28 +129,19 @@ def ensemble_fit(
 
 def two_gaussians(grid: Array, first: Array, second: Array, title: str) -> Figure:
     """Two densities (G,) over grid (G,)."""
-    figure, ax = plt.subplots(figsize=(4.8, 3.0))
-    for density, colour, line, name in (
-        (first, BLUE, "-", "member 1"),
-        (second, ORANGE, "--", "member 2"),
-    ):
-        ax.plot(grid, density, line, color=colour, label=name)
-    ax.set(xlabel="predicted next position", ylabel="density", ylim=(0, 1.7), title=title)
-    ax.legend(loc="upper left")
-    return figure
+    series = {"member 1": (grid, first), "member 2": (grid, second)}
+    return lines(series, "predicted next position", "density", title, ylim=(0, 1.7))
 
 
 def curves_apart(
     groups: Mapping[str, Sequence[Array]], stops: NDArray[np.int64], xlabel: str, ylabel: str
 ) -> Figure:
     """One panel per run: its curve (T,) from every group, and a dotted line at its stop."""
-    count = len(stops)
-    figure, axes = plt.subplots(
-        1, count, figsize=(2.3 * count + 0.4, 2.5), sharey=True, squeeze=False
-    )
-    styles = ((BLUE, "-", "o"), (GREEN, "--", "s"), (GREY, ":", "^"))
+    size = (2.3 * len(stops) + 0.4, 2.5)
+    figure, axes = plt.subplots(1, len(stops), figsize=size, sharey=True, squeeze=False)
+    looks = ((BLUE, "-", "o"), (GREEN, "--", "s"), (GREY, ":", "^"))
     for number, ax in enumerate(axes[0]):
-        for (name, curves), (colour, line, mark) in zip(groups.items(), styles, strict=False):
+        for (name, curves), (colour, line, mark) in zip(groups.items(), looks, strict=False):
             ax.plot(curves[number], line, marker=mark, ms=3, color=colour, label=name)
         ax.axvline(float(stops[number]), color=VERMILION, ls=":", label="the gate stops here")
         ax.set_xlabel(xlabel)
@@ -188,9 +153,9 @@ def curves_apart(
 
 def attention(weights: Array, labels: Sequence[str], title: str) -> Figure:
     """Attention weights (heads, T, T), one panel per head: rows look at columns; no later ones."""
-    heads = len(weights)
+    size = (2.3 * len(weights) + 0.8, 2.7)
     hidden = np.triu(np.ones(weights.shape[1:], dtype=bool), 1)
-    figure, axes = plt.subplots(1, heads, figsize=(2.3 * heads + 0.8, 2.7), squeeze=False)
+    figure, axes = plt.subplots(1, len(weights), figsize=size, squeeze=False)
     for number, (ax, weight) in enumerate(zip(axes[0], weights, strict=True)):
         shown = ax.imshow(np.where(hidden, np.nan, weight), cmap=SEQUENTIAL, vmin=0, vmax=1)
         ax.set_xticks(range(len(labels)), labels, rotation=90)
@@ -206,17 +171,12 @@ def flow(boxes: Sequence[tuple[str, str, str]]) -> Figure:
     figure, ax = plt.subplots(figsize=(1.5 * len(boxes), 1.5))
     ax.set(xlim=(-0.1, len(boxes)), ylim=(0, 1))
     ax.axis("off")
+    box = {"boxstyle": "round,pad=0.5", "fc": "#EAF3FA", "ec": BLUE}
+    arrow = {"arrowstyle": "->", "color": GREY}
     for place, (name, section, result) in enumerate(boxes):
-        ax.text(
-            place + 0.42, 0.72, f"{name}\n{section}", ha="center", va="center", fontsize=10,
-            bbox={"boxstyle": "round,pad=0.5", "fc": "#EAF3FA", "ec": BLUE},
-        )  # fmt: skip
-        ax.text(
-            place + 0.42, 0.28, result, ha="center", va="center", fontsize=8, family="monospace"
-        )
+        middle: Look = {"ha": "center", "va": "center"}
+        ax.text(place + 0.42, 0.72, f"{name}\n{section}", fontsize=10, bbox=box, **middle)
+        ax.text(place + 0.42, 0.28, result, fontsize=8, family="monospace", **middle)
         if place:
-            ax.annotate(
-                "", (place + 0.06, 0.72), (place - 0.22, 0.72),
-                arrowprops={"arrowstyle": "->", "color": GREY},
-            )  # fmt: skip
+            ax.annotate("", (place + 0.06, 0.72), (place - 0.22, 0.72), arrowprops=arrow)
     return figure

@@ -13,14 +13,52 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+Look = dict[str, Any]
+Line = str | tuple[int, tuple[int, ...]]
+
+BLUE, ORANGE, GREEN, PINK = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
+SKY, VERMILION, GREY = "#56B4E9", "#D55E00", "#6E6E6E"
+"""Okabe and Ito's colours, which colour-blind readers tell apart."""
+
+PALETTE = (BLUE, ORANGE, GREEN, PINK, VERMILION, SKY, GREY)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LINES: tuple[Line, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+LOOKS = tuple(zip(PALETTE, MARKERS, LINES, strict=True))
+"""Series differ in colour, marker and line, so that a figure can be read in grey."""
+
+SEQUENTIAL, DIVERGING, DOUBT = "viridis", "coolwarm", "magma_r"
+"""Colour maps: of returns and values, of differences, and of U and errors (dark = large)."""
+
+COLUMN, PAGE = 3.5, 7.2
+"""Inches: one column and both columns of a printed page."""
+
+METHOD_NAMES = {
+    "behaviour": "Behaviour policy", "bc": "Behaviour cloning", "bc-10": "Cloning, best 10 %",
+    "td3bc": "TD3+BC", "cql": "CQL", "dt": "Decision Transformer", "qt": "QT", "iql": "IQL",
+    "mpc": "Planner alone (MPC)", "ipd-noaug": "IPD, no imagined data",
+    "ipd-greedy": "IPD, greedy Q", "ipd-random": "IPD, random actions",
+    "ipd-nogate": "IPD, no gate", "ipd-noq": "IPD, no Q term",
+    "ipd-rtg": "IPD, hand-set target", "ipd": "IPD",
+}  # fmt: skip
+TASK_WORDS = {"pointmaze": "Maze", "halfcheetah": "HalfCheetah", "antmaze": "AntMaze"}
 
 
-BLUE, ORANGE, GREEN, PINK, SKY, VERMILION, GREY = (
-    "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#6E6E6E",
-)  # fmt: skip
+def method_name(method: str) -> str:
+    """How figures call a method, "method@variant" too; unknown ones by their own name."""
+    method, _, variant = method.partition("@")
+    name = METHOD_NAMES.get(method, method)
+    if method.startswith("ipd-x"):
+        name = f"IPD, {method.removeprefix('ipd-x')} x the imagined data"
+    return f"{name} ({variant})" if variant else name
 
 
-SEQUENTIAL, DIVERGING = "viridis", "coolwarm"
+def task_name(task: str) -> str:
+    """How figures call a task: "Maze medium-slow", "Hopper medium-replay"."""
+    if task == "pointmaze-umaze":
+        return "U-maze"
+    first, _, rest = task.partition("-")
+    return f"{TASK_WORDS.get(first, first.capitalize())} {rest}".strip()
 
 
 def style() -> None:

@@ -12,7 +12,7 @@ import torch
 from joblib import Parallel, delayed
 
 from ipd_lite.data.minari_files import local_path
-from ipd_lite.files import load_tensors, save_tensors, write_atomically, write_csv
+from ipd_lite.files import load_arrays, save_tensors, write_atomically, write_csv
 from ipd_lite.report.gather import gather_scores
 from ipd_lite.report.inside import inside_arrays
 from ipd_lite.report.redraw import inside_figures, score_figures
@@ -59,7 +59,7 @@ def _figures(
 ) -> list[Path]:
     pipeline = _open(task, seed, config, out, device, threads)
     save_tensors(out / "inside.safetensors", inside_arrays(pipeline))
-    return inside_figures(load_tensors(out / "inside.safetensors")[0], out / "figures")
+    return inside_figures(load_arrays(out / "inside.safetensors"), out / "figures")
 
 
 def demo(

@@ -16,6 +16,7 @@ from joblib import Parallel, delayed
 
 from ipd_lite.files import save_tensors, write_csv, write_json
 from ipd_lite.paper.dataset import OfflineDataset
+from ipd_lite.report.catalogue import write_catalogue
 from ipd_lite.report.inside import inside_arrays, inside_numbers
 from ipd_lite.study.methods import METHODS
 from ipd_lite.study.names import Damaged, read_json, read_scores, read_table, run_folder
@@ -43,7 +44,8 @@ def write_results(units: Sequence[Unit], out: Path, results: Path, *, device: st
     """
     paths = []
     finished = readable(units, out)
-    for name in dict.fromkeys(unit.task for unit in finished):
+    names = list(dict.fromkeys(unit.task for unit in finished))
+    for name in names:
         own = [unit for unit in finished if unit.task == name]
         tables = {
             "scores": gather_scores(own, out),
@@ -53,6 +55,8 @@ def write_results(units: Sequence[Unit], out: Path, results: Path, *, device: st
         for kind, table in tables.items():
             if len(table):
                 paths.append(_merge(results / f"{kind}-{name}.csv", table))
+    if names:
+        paths.append(write_catalogue(results, names))
     if SHOWN in [(unit.task, unit.label, unit.seed) for unit in finished]:
         arrays = inside_arrays(reopen(run_folder(out, *SHOWN), device=device))
         save_tensors(results / "inside.safetensors", arrays)

@@ -1,4 +1,4 @@
-"""Result files as tables of scores: gathered, ordered, summarized."""
+"""Result files as tables of scores: ordered, summarized, and cut for the figures."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pandas as pd
 
 from ipd_lite.report.statistics import (
     Array,
+    Interval,
     bootstrap_interval,
-    improvement,
     improvement_interval,
     paired_interval,
     pooled_interquartile_mean,
@@ -23,24 +23,37 @@ from ipd_lite.study.names import label_of
 Groups = Mapping[str, tuple[list[str], pd.DataFrame]]
 """Name of a group of tasks -> its tasks and their aggregate."""
 
-
 TABLE_METHODS = ("behaviour", "bc", "bc-10", "td3bc", "cql", "iql", "dt", "qt", "ipd")
 """The columns of Table 1; every other method is in the per-task tables."""
-
 
 SCALED = [name for name, method in METHODS.items() if method.amount != 1.0]
 """IPD with other amounts of imagined data: figure 5 has them, summaries leave them out."""
 
+FAMILIES = {
+    **dict.fromkeys(("pointmaze",), "mazes"),
+    **dict.fromkeys(("hopper", "halfcheetah", "walker2d"), "locomotion"),
+    **dict.fromkeys(("pen", "door", "hammer", "relocate"), "adroit"),
+}
+
+
+def family(task: str) -> str:
+    """The group of tasks that is averaged over: "mazes", "locomotion", or the first word."""
+    first = task.split("-")[0]
+    return FAMILIES.get(first, first)
+
 
 def labelled(scores: pd.DataFrame) -> pd.DataFrame:
-    """The scores with methods called "method@variant", in the order of the first appearance."""
-    if "variant" not in scores:
-        return scores
+    """The scores with methods called "method@variant"."""
     labels = [label_of(m, v) for m, v in zip(scores["method"], scores["variant"], strict=True)]
     return scores.assign(method=labels)
 
 
-def last_scores(scores: pd.DataFrame, checkpoint: str = "last") -> dict[str, dict[str, Array]]:
+def last_of(scores: pd.DataFrame) -> pd.DataFrame:
+    """The last checkpoints of every method as it is configured (no variants)."""
+    return scores[(scores["variant"] == "") & (scores["checkpoint"] == "last")]
+
+
+def by_method(scores: pd.DataFrame, checkpoint: str = "last") -> dict[str, dict[str, Array]]:
     """{method: {task: scores (seeds,)}} of one kind of checkpoint."""
     found: dict[str, dict[str, Array]] = {}
     chosen = scores[scores["checkpoint"] == checkpoint]
@@ -50,86 +63,63 @@ def last_scores(scores: pd.DataFrame, checkpoint: str = "last") -> dict[str, dic
 
 
 def summarize(scores: pd.DataFrame) -> pd.DataFrame:
-    """Per task and method: seeds; mean and interquartile mean of the last scores with intervals
-    over seeds; mean of the best scores; success; the paired difference of IPD to the method (last,
-    same seeds); the probability that IPD beats it."""
-    scores = labelled(scores)
+    """One row per task and method, variants as methods of their own.
+
+    Columns: task, method, seeds, success, and intervals over seeds: last, last_iqm, best (mean and
+    interquartile mean of the checkpoints' scores), ipd_minus (the paired difference of IPD to the
+    method, last, same seeds), ipd_better (the probability that a run of IPD beats one of it).
+    """
     rows = []
-    for (task, method), group in scores.groupby(["task", "method"], sort=False):
-        last = group[group["checkpoint"] == "last"].set_index("seed")
-        best = group[group["checkpoint"] == "best"]["score"].to_numpy(float)
-        values = last["score"].to_numpy(float)
-        mean = bootstrap_interval(values)
-        middle = stratified_interval([values], pooled_interquartile_mean)
-        highest = bootstrap_interval(best)
-        row: dict[str, Any] = {
-            "task": task,
-            "method": method,
-            "seeds": len(last),
-            "score_last": mean.mean,
-            "low": mean.low,
-            "high": mean.high,
-            "iqm_last": middle.mean,
-            "iqm_low": middle.low,
-            "iqm_high": middle.high,
-            "score_best": highest.mean,
-            "best_low": highest.low,
-            "best_high": highest.high,
-            "success": last["success"].mean(),
-        }
-        here = (scores["task"] == task) & (scores["checkpoint"] == "last")
-        ipd = scores[here & (scores["method"] == "ipd")].set_index("seed")["score"]
-        shared = ipd.index.intersection(last.index)
-        if method != "ipd" and len(shared):
-            difference = paired_interval(
-                ipd[shared].to_numpy(), last.loc[shared, "score"].to_numpy()
-            )
-            chance = stratified_interval([ipd.to_numpy(float), values], improvement)
-            row |= {
-                "ipd_minus": difference.mean,
-                "ipd_minus_low": difference.low,
-                "ipd_minus_high": difference.high,
-                "ipd_better": chance.mean,
-                "ipd_better_low": chance.low,
-                "ipd_better_high": chance.high,
-            }
-        rows.append(row)
+    for (task, method), group in labelled(scores).groupby(["task", "method"], sort=False):
+        here = scores[(scores["task"] == task) & (scores["method"] == "ipd")]
+        rows.append({"task": task, "method": method, **_row(group, last_of(here))})
     return pd.DataFrame(rows)
 
 
+def _row(group: pd.DataFrame, ipd: pd.DataFrame) -> dict[str, Any]:
+    last = group[group["checkpoint"] == "last"].set_index("seed")
+    values = last["score"].to_numpy(float)
+    row = {
+        "seeds": len(last),
+        "success": last["success"].mean(),
+        "last": bootstrap_interval(values),
+        "last_iqm": stratified_interval([values], pooled_interquartile_mean),
+        "best": bootstrap_interval(group.loc[group["checkpoint"] == "best", "score"].to_numpy()),
+        "ipd_minus": Interval(),
+        "ipd_better": Interval(),
+    }
+    other = ipd.set_index("seed")["score"]
+    shared = other.index.intersection(last.index)
+    if set(group["method"]) != {"ipd"} and len(shared):
+        row["ipd_minus"] = paired_interval(
+            other[shared].to_numpy(), last.loc[shared, "score"].to_numpy()
+        )
+        row["ipd_better"] = improvement_interval({"": other.to_numpy(float)}, {"": values})
+    return row
+
+
 def aggregate(scores: pd.DataFrame) -> pd.DataFrame:
-    """Per method over all tasks of `scores`: tasks, runs, mean and interquartile mean of last and
-    best scores, probability of improvement of IPD. A method that lacks a task has no numbers."""
+    """One row per method over all tasks of `scores`.
+
+    Columns: method, tasks, of (all tasks), runs, and intervals: last, last_iqm, best, best_iqm,
+    ipd_better. A method that lacks a task has no numbers.
+    """
     scores = labelled(scores)
     tasks = list(dict.fromkeys(scores["task"]))
-    last, best = last_scores(scores), last_scores(scores, "best")
+    last, best = by_method(scores), by_method(scores, "best")
     rows = []
     for method in [m for m in METHODS if m in last] + [m for m in last if m not in METHODS]:
-        by_task = last[method]
-        row: dict[str, Any] = {
-            "method": method,
-            "tasks": len(by_task),
-            "of": len(tasks),
-            "runs": sum(len(values) for values in by_task.values()),
-        }
-        if len(by_task) == len(tasks):
-            ordered = [by_task[task] for task in tasks]
-            highest = [best[method][task] for task in tasks]
-            found = {
-                "mean_last": stratified_interval(ordered, pooled_mean),
-                "iqm_last": stratified_interval(ordered, pooled_interquartile_mean),
-                "mean_best": stratified_interval(highest, pooled_mean),
-                "iqm_best": stratified_interval(highest, pooled_interquartile_mean),
-            }
+        found = dict.fromkeys(("last", "last_iqm", "best", "best_iqm", "ipd_better"), Interval())
+        if len(last[method]) == len(tasks):
+            for name, by_task in (("last", last[method]), ("best", best[method])):
+                strata = [by_task[task] for task in tasks]
+                found[name] = stratified_interval(strata, pooled_mean)
+                found[f"{name}_iqm"] = stratified_interval(strata, pooled_interquartile_mean)
             if method != "ipd" and len(last.get("ipd", {})) == len(tasks):
-                found["ipd_better"] = improvement_interval(last["ipd"], by_task)
-            for name, interval in found.items():
-                row |= {
-                    name: interval.mean,
-                    f"{name}_low": interval.low,
-                    f"{name}_high": interval.high,
-                }
-        rows.append(row)
+                found["ipd_better"] = improvement_interval(last["ipd"], last[method])
+        runs = sum(len(values) for values in last[method].values())
+        counts = {"method": method, "tasks": len(last[method]), "of": len(tasks), "runs": runs}
+        rows.append(counts | found)
     return pd.DataFrame(rows)
 
 
@@ -151,17 +141,6 @@ def aggregates(scores: pd.DataFrame) -> dict[str, tuple[list[str], pd.DataFrame]
     }
 
 
-def family(task: str) -> str:
-    """The group of tasks that is averaged over: "mazes", "locomotion", or the first word."""
-    first = task.split("-")[0]
-    groups = {
-        "mazes": ("pointmaze",),
-        "locomotion": ("hopper", "halfcheetah", "walker2d"),
-        "adroit": ("pen", "door", "hammer", "relocate"),
-    }
-    return next((name for name, words in groups.items() if first in words), first)
-
-
 def comparable(found: pd.DataFrame, settings: Sequence[str]) -> pd.DataFrame:
     """The rows of seeds that have run with every combination of `settings` their task has.
 
@@ -177,11 +156,10 @@ def comparable(found: pd.DataFrame, settings: Sequence[str]) -> pd.DataFrame:
 
 def amounts(scores: pd.DataFrame) -> pd.DataFrame:
     """Last scores of IPD over the amount of imagined data: columns task, seed, amount, score."""
-    plain = scores[(scores["variant"] == "") & (scores["checkpoint"] == "last")]
-    amount = {name: m.amount for name, m in METHODS.items() if name.startswith("ipd-x")}
-    amount |= {"ipd": 1.0, "ipd-noaug": 0.0}
-    chosen = plain[plain["method"].isin(list(amount))]
-    return chosen.assign(amount=chosen["method"].map(amount))[["task", "seed", "amount", "score"]]
+    amount = {name: METHODS[name].amount for name in SCALED} | {"ipd": 1.0, "ipd-noaug": 0.0}
+    last = last_of(scores)
+    chosen = last.assign(amount=last["method"].map(amount))
+    return chosen.loc[chosen["amount"].notna(), ["task", "seed", "amount", "score"]]
 
 
 def targets(scores: pd.DataFrame) -> pd.DataFrame:

@@ -1,40 +1,71 @@
-"""Means, interquartile means and bootstrap intervals over seeds and tasks."""
+"""Means, interquartile means and bootstrap intervals over seeds and tasks.
+
+As in Agarwal et al. 2021, "Deep reinforcement learning at the edge of the statistical precipice":
+95 % percentile-bootstrap intervals, stratified by task (seeds are resampled inside each task, never
+across tasks), interquartile means, and the probability of improvement.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+
+Array = NDArray[np.float64]
 
 RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and its bootstrap confidence interval."""
+    """A number and its bootstrap confidence interval, NaN where there is none.
 
-    mean: float
-    low: float
-    high: float
+    Formats as "12.3 [11.0, 13.5]", as "12.3" without an interval, and as nothing without a number;
+    a sign that the format asks for stands before the number alone.
+    """
+
+    mean: float = float("nan")
+    low: float = float("nan")
+    high: float = float("nan")
+
+    def __format__(self, form: str) -> str:
+        if np.isnan(self.mean):
+            return ""
+        text, plain = format(self.mean, form), form.replace("+", "")
+        if np.isnan(self.low):
+            return text
+        return f"{text} [{self.low:{plain}}, {self.high:{plain}}]"
 
 
 def stratified_interval(
-    strata: Sequence[NDArray[np.float64]], statistic: Callable[..., Any], confidence: float = 0.95
+    strata: Sequence[Array], statistic: Callable[..., Any], confidence: float = 0.95
 ) -> Interval:
     """A statistic of several samples (n_i,) and its percentile-bootstrap interval.
 
     Every sample is resampled for itself; `statistic(*samples, axis)` is vectorized along `axis`. A
-    sample of one has no spread to resample, so there is no interval then (NaN bounds).
+    sample of one has no spread to resample, so there is no interval then. Whoever asks again, a
+    table or a figure, gets the same interval without another bootstrap.
     """
+    samples = tuple(tuple(np.asarray(sample, dtype=np.float64).tolist()) for sample in strata)
+    return _bootstrap(samples, statistic, confidence)
+
+
+@cache
+def _bootstrap(
+    samples: tuple[tuple[float, ...], ...], statistic: Callable[..., Any], confidence: float
+) -> Interval:
+    strata = [np.array(sample) for sample in samples]
     value = float(statistic(*strata, axis=-1))
     if min(len(sample) for sample in strata) < 2:
-        return Interval(value, float("nan"), float("nan"))
+        return Interval(value)
     if all(np.ptp(sample) == 0 for sample in strata):
         return Interval(value, value, value)
+    from scipy import stats  # a second to import
+
     result = stats.bootstrap(
         tuple(strata), statistic, confidence_level=confidence, method="percentile",
         n_resamples=RESAMPLES, vectorized=True, rng=np.random.default_rng(0), batch=500,
@@ -43,19 +74,28 @@ def stratified_interval(
     return Interval(value, float(low), float(high))
 
 
-def bootstrap_interval(samples: NDArray[np.float64], confidence: float = 0.95) -> Interval:
+def bootstrap_interval(samples: Array, confidence: float = 0.95) -> Interval:
     """Mean of samples (n,) and its interval, see :func:`stratified_interval`."""
     return stratified_interval([samples], np.mean, confidence)
 
 
-def paired_interval(first: NDArray[np.float64], second: NDArray[np.float64]) -> Interval:
+def errorbar(samples: Array) -> tuple[float, float]:
+    """Both ends of :func:`bootstrap_interval`, as seaborn asks for an `errorbar`."""
+    found = bootstrap_interval(samples)
+    return found.low, found.high
+
+
+def paired_interval(first: Array, second: Array) -> Interval:
     """Bootstrap interval of the mean difference first - second over paired seeds (n,)."""
     return bootstrap_interval(np.asarray(first) - np.asarray(second))
 
 
 def interquartile_mean(samples: Array, axis: int = -1) -> Any:
     """Mean of the middle half: a quarter of the samples (rounded down) is cut at either end."""
-    return stats.trim_mean(samples, 0.25, axis=axis)
+    ordered = np.sort(samples, axis=axis)
+    cut = ordered.shape[axis] // 4
+    middle = np.arange(cut, ordered.shape[axis] - cut)
+    return np.take(ordered, middle, axis=axis).mean(axis)
 
 
 def pooled_mean(*samples: Array, axis: int = -1) -> Any:
@@ -83,10 +123,11 @@ def improvement(*samples: Array, axis: int = -1) -> Any:
 
 
 def improvement_interval(first: Mapping[str, Array], second: Mapping[str, Array]) -> Interval:
-    """Probability that a run of the first method beats one of the second, over their tasks."""
+    """Probability that a run of the first method beats one of the second, over their tasks; nothing
+    where single runs give no interval."""
     tasks = [task for task in first if task in second]
-    pairs = [scores[task] for task in tasks for scores in (first, second)]
-    return stratified_interval(pairs, improvement)
+    found = stratified_interval([s[task] for task in tasks for s in (first, second)], improvement)
+    return Interval() if np.isnan(found.low) else found
 
 
 def performance_profile(
@@ -104,6 +145,3 @@ def performance_profile(
     spread = np.mean(resampled, axis=0)
     low, high = np.quantile(spread, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
     return np.mean(shares, axis=0), low, high
-
-
-Array = NDArray[np.float64]
