@@ -22,8 +22,13 @@ from ipd_lite.data.minari_files import load_minari
 from ipd_lite.data.spaces import action_bounds, canonical, to_unit_range
 from ipd_lite.paper.dataset import DataError, reward_scale
 from ipd_lite.paper.nets import Features
-from ipd_lite.paper.values import ValueConfig, train_values
-from tests.helpers import small_dataset
+from ipd_lite.paper.values import (
+    ValueConfig,
+    diagnose,
+    train_values,
+    warn_if_values_do_not_fit,
+)
+from tests.helpers import linear_dataset, small_dataset
 from tests.test_minari import store_buffers
 
 # ---------------------------------------------------------------- action bounds
@@ -144,6 +149,23 @@ def test_features_are_normalized_in_any_unit_and_constants_are_only_centred(
     features.fit(data)
     deviation = features(data).std(0, correction=0)
     torch.testing.assert_close(deviation, torch.tensor([1.0, 0.0, 1.0]), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(("unit", "fits"), [(1.0, True), (1e4, False)])
+def test_values_that_do_not_follow_the_returns_are_said(unit: float, fits: bool) -> None:
+    """A position that pays itself: learnable in a few hundred steps, but not in any unit."""
+    data = linear_dataset(
+        30, 20, torch.zeros(1, 1), torch.eye(1) * 0.1, torch.zeros(1),
+        reward=lambda state, action: unit * float(state[0]),
+    )  # fmt: skip
+    config = ValueConfig(updates=400, width=32, fourier_features=0, discount=0.9)
+    found = diagnose(train_values(data, config, seed=0), data, 0.9)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warn_if_values_do_not_fit(found)
+    assert len(caught) == 1 - fits, found
+    assert all("V does not follow the data's returns" in str(w.message) for w in caught)
+    assert fits == (found.rank_correlation > 0.8 and found.spread > 0.3), found
 
 
 def observed(column: np.ndarray) -> Episode:

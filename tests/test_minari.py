@@ -287,6 +287,20 @@ def test_existing_dataset_is_kept_unless_replaced(datasets: Path) -> None:
     assert_same_data(load_minari("test/same-v0"), new)
 
 
+@pytest.mark.parametrize("name", ["test/same", "same", "a b-v0", "", "test/-v", "../up-v0"])
+def test_ids_that_minari_cannot_read_are_refused(name: str, datasets: Path) -> None:
+    with pytest.raises(DataError, match="expected NAME-vNUMBER, for instance own/run-v0"):
+        save_minari(from_episodes(counting_episodes([3]), "x"), name)
+
+
+def test_scores_of_numpy_are_numbers(datasets: Path) -> None:
+    data = from_episodes(counting_episodes([3]), "x")
+    scores = (np.float32(1.5), np.int64(7))
+    folder = save_minari(data, "test/x-v0", reference_scores=scores)  # type: ignore[arg-type]
+    metadata = json.loads((folder / "data" / "metadata.json").read_text())
+    assert (metadata["ref_min_score"], metadata["ref_max_score"]) == (1.5, 7.0)
+
+
 def test_failed_write_leaves_the_old_dataset_and_no_rubbish(
     datasets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -297,7 +311,7 @@ def test_failed_write_leaves_the_old_dataset_and_no_rubbish(
         raise OSError("no space left")
 
     monkeypatch.setattr(minari, "create_dataset_from_buffers", disk_full)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(OSError, match=r"same-v0: cannot be written \(no space left\); nothing"):
         save_minari(old, "test/same-v0", replace_existing=True)
     assert_same_data(load_minari("test/same-v0"), old)
     assert [path.name for path in datasets.iterdir()] == ["test"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,8 +22,9 @@ MOST_BREAKS = 0.25
 
 
 def one_line(error: BaseException) -> str:
-    """What an exception says, without line breaks."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """What an exception says, without line breaks and not at length."""
+    text = " ".join(str(error).split()).strip('"') or type(error).__name__
+    return textwrap.shorten(text, 65, placeholder=" ...")
 
 
 @dataclass(frozen=True)
@@ -264,6 +266,6 @@ def warn_if_rounded(exact: NDArray[Any], what: str) -> None:
         more = f" and {lost.size - 1} more entries" if lost.size > 1 else ""
         warnings.warn(
             f"{what}: entry {i} (size {size[i]:.3g}, deviation {deviation[i]:.3g}){more} lose "
-            "most of their digits in float32; subtract an offset, or choose other units",
+            "their digits in float32; subtract an offset, or choose other units",
             stacklevel=2,
         )

@@ -135,7 +135,7 @@ def unreadable(where: str, error: Exception) -> DataError:
     remedy = "collect, copy or download it again"
     if isinstance(error, ImportError):
         remedy = "install what is missing"
-    return DataError(f"{where}: cannot be read as a Minari dataset ({one_line(error)}); {remedy}")
+    return DataError(f"{where}: cannot be read as Minari data ({one_line(error)}); {remedy}")
 
 
 def read_metadata(dataset: str | os.PathLike[str]) -> dict[str, Any]:
@@ -154,9 +154,7 @@ def read_metadata(dataset: str | os.PathLike[str]) -> dict[str, Any]:
             f for depth in ("*", "*/*", "*/*/*") for f in folder.glob(f"{depth}/metadata.json")
         ]
         found = f"; did you mean {one_name(min(inside).parent)}?" if inside else "; check the path"
-        raise DataError(
-            f"{dataset}: cannot be read as a Minari dataset: no metadata.json in it{found}"
-        )
+        raise DataError(f"{dataset}: cannot be read as Minari data: no metadata.json in it{found}")
     try:
         found = json.loads((folder / "metadata.json").read_text())
         if not isinstance(found, dict):
@@ -270,7 +268,9 @@ def save_minari(
         )
     target = Path(minari.storage.get_dataset_path(dataset_id))
     if target.exists() and not replace_existing:
-        raise DataError(f"dataset {dataset_id} exists already in {target}; choose another id")
+        raise DataError(
+            f"dataset {dataset_id} exists already in {target}; choose another id, or replace it"
+        )
     env = gym.make(environment) if environment else None
     action_space: gym.spaces.Box = gym.spaces.Box(-1, 1, dataset.actions.shape[1:])
     if env:
@@ -278,7 +278,7 @@ def save_minari(
         if action_space.shape != dataset.actions.shape[1:]:
             raise DataError(
                 f"{dataset.name}: actions has shape {tuple(dataset.actions.shape)}, but "
-                f"{environment} takes {action_space.shape}"
+                f"{environment} takes {action_space.shape}; name the one that was recorded"
             )
     added: dict[str, Any] = {}
     if reference_scores:

@@ -28,8 +28,9 @@ class DataConfig:
     "discounted range": so that discounted returns span `DISCOUNTED_RANGE`, for data of any unit."""
 
 
-DISCOUNTED_RANGE = 30.0
-"""Span of the discounted returns where the mazes' settings (rewards of -1) work well."""
+DISCOUNTED_RANGE = 100.0
+"""Between the spans of the mazes (rewards of -1: 30) and of locomotion as IQL scales it (300). On a
+pendulum with default settings IQL scored -326 with 100, -545 with 30, -717 unscaled (680)."""
 
 
 class DataError(ValueError):

@@ -130,7 +130,7 @@ def _read_d4rl(path: Path, source: str) -> dict[str, NDArray[Any]]:
     for name in D4RL_FIELDS:
         if name not in arrays:
             raise DataError(
-                f"{source}: has no {name}, which every v2 file of D4RL has; it has "
+                f"{source}: has no {name}, expected in every v2 file of D4RL; it has "
                 f"{', '.join(sorted(found)) or 'nothing'}"
             )
     return arrays

@@ -58,12 +58,12 @@ def _load_once(
 
 def missing(task: Task) -> str:
     """One line: what is not here, how large it is, how to get it, what works without it."""
-    text = f"dataset {task.dataset} of task {task.name} is not on this machine"
+    text = f"{task.dataset} is not on this machine"
     if not task.command:
         return f"{text}; check the path"
     large = size(task) + (f", about {task.steps:,} steps" if task.steps else "")
-    text += f" ({large}); `{task.command}` gets it"
-    return text if task.recipe else f"{text}; `--task {task.alternative}` needs no download"
+    text += f" ({large}); use `{task.command}`"
+    return text if task.recipe else f"{text}, or `--task {task.alternative}` without a download"
 
 
 def find(dataset: str) -> str:
@@ -96,4 +96,4 @@ def find(dataset: str) -> str:
     remedy = f"did you mean {near[0]}?" if near else "check the path"
     if not near and re.fullmatch(r"\w[\w/-]*-v\d+", dataset):
         remedy = f"is it a path from another folder? If it is an id: `minari download {dataset}`"
-    raise DataError(f"dataset {dataset} is neither a folder here nor in {root}; {remedy}")
+    raise DataError(f"dataset {dataset} is not on this machine (nor in {root}); {remedy}")

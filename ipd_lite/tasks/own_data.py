@@ -160,7 +160,10 @@ def _misfit(
         ("action", env.action_space, actions),
     ):
         if space.shape != (width,):
-            return f"{environment} has {field}s of shape {space.shape}, {dataset} has {(width,)}"
+            return (
+                f"{environment} has {field}s of shape {space.shape}, {dataset} has {(width,)}; "
+                "do they belong together?"
+            )
     return ""
 
 
