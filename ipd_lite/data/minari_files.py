@@ -13,7 +13,7 @@ import os
 import re
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ from minari.data_collector import EpisodeBuffer
 from minari.dataset.minari_storage import MinariStorage
 
 from ipd_lite.data.episodes import Episode, check_type, from_episodes, one_line
-from ipd_lite.data.spaces import action_bounds, box_of, check_shape, flatten_rows, from_unit_range
+from ipd_lite.data.spaces import action_bounds, box_of, from_unit_range
+from ipd_lite.data.stored import check_space, read_episode, stored_episodes, types_of, unreadable
 from ipd_lite.paper.dataset import DataError, OfflineDataset
 
 MAIN_FILE = "main_data.hdf5"
@@ -79,11 +80,11 @@ def load_with_bounds(
     recorded = box_of(stored.action_space, f"{name}: action space")
     episodes: list[Episode] = []
     types: dict[str, np.dtype[Any]] = {}
-    for where, episode in _stored_episodes(stored, name):
-        for field, kind in _types(episode):
+    for where, episode in stored_episodes(stored, name):
+        for field, kind in types_of(episode):
             check_type(kind, types, field, where)
         try:
-            episodes.append(_read_episode(episode, stored.observation_space, recorded, where))
+            episodes.append(read_episode(episode, stored.observation_space, recorded, where))
         except DataError:
             raise
         except Exception as error:
@@ -120,7 +121,7 @@ def _open(dataset: str | os.PathLike[str]) -> MinariStorage:
                 f"{dataset}: action space is {actions}, expected real numbers; discrete actions "
                 "are not supported"
             )
-        _check_space(stored.observation_space, f"{dataset}: observation space")
+        check_space(stored.observation_space, f"{dataset}: observation space")
         if (file := path / MAIN_FILE).exists():
             h5py.File(file).close()  # damage to the file as a whole belongs to no episode
         return stored
@@ -128,14 +129,6 @@ def _open(dataset: str | os.PathLike[str]) -> MinariStorage:
         raise
     except Exception as error:  # whatever HDF5, JSON and Minari make of a damaged file
         raise unreadable(str(dataset), error) from error
-
-
-def unreadable(where: str, error: Exception) -> DataError:
-    """The error for whatever HDF5, JSON and Minari make of a damaged file."""
-    remedy = "collect, copy or download it again"
-    if isinstance(error, ImportError):
-        remedy = "install what is missing"
-    return DataError(f"{where}: cannot be read as Minari data ({one_line(error)}); {remedy}")
 
 
 def read_metadata(dataset: str | os.PathLike[str]) -> dict[str, Any]:
@@ -163,78 +156,6 @@ def read_metadata(dataset: str | os.PathLike[str]) -> dict[str, Any]:
         raise unreadable(str(dataset), error) from error
     name = folder.parent.name if folder.name == "data" else folder.name
     return {"dataset_id": name, **found}
-
-
-def _stored_episodes(stored: MinariStorage, name: str) -> Iterator[tuple[str, Any]]:
-    """(place for messages, fields) of every stored episode.
-
-    Raises:
-        DataError: one cannot be read; the message says which.
-    """
-    numbers = range(stored.total_episodes)
-    # Arrow's files are read one by one: together they would be cast to the types of the first.
-    groups = [numbers] if stored.FORMAT == "hdf5" else [[number] for number in numbers]
-    episodes = (episode for group in groups for episode in stored.get_episodes(group))
-    for number in numbers:
-        where = f"{name}, episode {number}"
-        try:
-            yield where, next(episodes)
-        except Exception as error:
-            raise unreadable(where, error) from error
-
-
-def _types(episode: Mapping[str, Any]) -> Iterator[tuple[str, np.dtype[Any]]]:
-    """Number type of every array of a stored episode, those inside Dict observations included."""
-
-    def inside(value: Any, name: str) -> Iterator[tuple[str, np.dtype[Any]]]:
-        if isinstance(value, dict):
-            for key, part in value.items():
-                yield from inside(part, f"{name}[{key!r}]")
-        else:
-            yield name, np.asarray(value).dtype
-
-    for field in ("observations", "actions", "rewards"):
-        yield from inside(episode[field], field)
-
-
-def _check_space(space: gym.Space[Any], what: str) -> None:
-    """Refuse observations that are not (Dicts of) vectors of numbers."""
-    if isinstance(space, gym.spaces.Dict):
-        for key in space:
-            _check_space(space[key], f"{what}, {key!r}")
-    else:
-        box_of(space, what)
-
-
-def _read_episode(
-    stored: Mapping[str, Any],
-    observation_space: gym.Space[Any],
-    action_space: gym.spaces.Box,
-    where: str,
-) -> Episode:
-    """One stored episode, actions as recorded; it may say that it is over only at its last step."""
-    infos = stored["infos"] or {}
-    actions = np.asarray(stored["actions"])
-    steps = sorted([len(actions), len(stored["rewards"]), len(stored["terminations"])])[1]
-    # Rescaling by bounds of another width would repeat the numbers instead of failing.
-    check_shape(actions, (steps, *action_space.shape), f"{where}: actions")
-    for field in ("terminations", "truncations"):
-        flags = np.asarray(stored[field])
-        check_shape(flags, (steps,), f"{where}: {field}")
-        if flags[:-1].any():
-            raise DataError(
-                f"{where}: {field} is set at step {int(flags.argmax())} of {steps}, before the "
-                "last one; split the episode there"
-            )
-    return Episode(
-        observations=flatten_rows(
-            stored["observations"], observation_space, steps + 1, f"{where}: observations"
-        ),
-        actions=actions,
-        rewards=np.asarray(stored["rewards"]),
-        terminated=bool(stored["terminations"][-1]) if steps else False,
-        imagined=np.asarray(infos["imagined"][:steps], dtype=bool) if "imagined" in infos else None,
-    )
 
 
 def save_minari(
