@@ -387,7 +387,7 @@ def _with_settings(name: str, options: list[str]) -> Command:
 def _default_config(command: str, options: list[str]) -> Config:
     """Preset and task overrides, read before the full parse."""
     from ipd_lite.settings import configuration, preset
-    from ipd_lite.tasks.registry import CAUTIOUS, get_task
+    from ipd_lite.tasks.registry import OWN_DATA, get_task
 
     def value(flag: str) -> str | None:
         found = None
@@ -404,7 +404,7 @@ def _default_config(command: str, options: list[str]) -> Config:
     if task is not None:
         config = get_task(task).config(name)
     elif value("--dataset") is not None:
-        config = configuration(name, CAUTIOUS)
+        config = configuration(name, OWN_DATA)
     return configuration(config, DEMO) if command == "demo" and name == "lesson" else config
 
 

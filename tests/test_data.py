@@ -192,10 +192,12 @@ NAN_OBSERVATIONS[2, 1] = np.nan
         ({"rewards": np.zeros(3)}, r"rewards has shape \(3,\), expected \(4,\)"),
         (
             {"observations": np.zeros((5, 2), np.float32)},
-            "observations has type float32, episode 0 has float64",
+            "observations has type float32, earlier episodes have float64",
         ),
-        ({"actions": np.zeros((4, 1), np.float32)}, "actions has type float32, episode 0 has"),
-        ({"rewards": np.zeros(4, int)}, "rewards has type int64, episode 0 has float64"),
+        (
+            {"actions": np.zeros((4, 1), np.float32)},
+            "actions has type float32, earlier episodes have",
+        ),
         ({"actions": np.full((4, 1), "x")}, "actions has type <U1, expected real numbers"),
         ({"imagined": np.zeros(3, bool)}, r"imagined has shape \(3,\), expected \(4,\)"),
         (
@@ -211,7 +213,7 @@ def test_bad_episode_is_named(changes: dict[str, object], message: str) -> None:
 
 def test_whole_numbered_actions_are_refused() -> None:
     episodes = [replace(e, actions=e.actions.astype(int)) for e in counting_episodes([3, 4])]
-    with pytest.raises(DataError, match=r"episode 0: actions has type int64, .* discrete actions"):
+    with pytest.raises(DataError, match=r"robot: actions has type int64, .* discrete actions"):
         from_episodes(episodes, "robot")
 
 

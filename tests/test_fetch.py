@@ -113,7 +113,7 @@ def test_flat_logs_of_any_episodes_come_back_as_they_were(episodes: list[Episode
 def test_missing_field_is_named(missing: str, datasets: Path, tmp_path: Path) -> None:
     arrays = d4rl_arrays(["terminal"])
     del arrays[missing]
-    with pytest.raises(DataError, match=f"old.hdf5: has no {missing}, which every v2 file"):
+    with pytest.raises(DataError, match=f"old.hdf5: has no {missing}, expected in every v2"):
         import_d4rl(write(tmp_path / "old.hdf5", arrays), TASK)
     assert list(datasets.iterdir()) == []
 
@@ -168,6 +168,22 @@ def test_existing_import_is_kept_unless_replaced(datasets: Path, tmp_path: Path)
     with pytest.raises(DataError, match="--replace"):
         import_d4rl(two, TASK)
     assert import_d4rl(two, TASK, replace_existing=True).episodes == 2
+
+
+def test_file_of_another_robot_replaces_nothing(datasets: Path, tmp_path: Path) -> None:
+    good = write(tmp_path / "good.hdf5", d4rl_arrays(["terminal"]))
+    before = import_d4rl(good, TASK).fingerprint()
+    for field, width, message in (
+        ("observations", 17, "has observations of shape .11,., .*wrong.hdf5 has .17,."),
+        ("actions", 6, "has actions of shape .3,., .*wrong.hdf5 has .6,."),
+    ):
+        arrays = d4rl_arrays(["terminal"])
+        for name in (field, f"next_{field}"):
+            if name in arrays:
+                arrays[name] = np.zeros((4, width), np.float32)
+        with pytest.raises(DataError, match=message):
+            import_d4rl(write(tmp_path / "wrong.hdf5", arrays), TASK, replace_existing=True)
+        assert load_task(TASK).fingerprint() == before
 
 
 # ---------------------------------------------------------------- addresses

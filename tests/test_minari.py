@@ -287,6 +287,20 @@ def test_existing_dataset_is_kept_unless_replaced(datasets: Path) -> None:
     assert_same_data(load_minari("test/same-v0"), new)
 
 
+@pytest.mark.parametrize("name", ["test/same", "same", "a b-v0", "", "test/-v", "../up-v0"])
+def test_ids_that_minari_cannot_read_are_refused(name: str, datasets: Path) -> None:
+    with pytest.raises(DataError, match="expected NAME-vNUMBER, for instance own/run-v0"):
+        save_minari(from_episodes(counting_episodes([3]), "x"), name)
+
+
+def test_scores_of_numpy_are_numbers(datasets: Path) -> None:
+    data = from_episodes(counting_episodes([3]), "x")
+    scores = (np.float32(1.5), np.int64(7))
+    folder = save_minari(data, "test/x-v0", reference_scores=scores)  # type: ignore[arg-type]
+    metadata = json.loads((folder / "data" / "metadata.json").read_text())
+    assert (metadata["ref_min_score"], metadata["ref_max_score"]) == (1.5, 7.0)
+
+
 def test_failed_write_leaves_the_old_dataset_and_no_rubbish(
     datasets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -297,7 +311,7 @@ def test_failed_write_leaves_the_old_dataset_and_no_rubbish(
         raise OSError("no space left")
 
     monkeypatch.setattr(minari, "create_dataset_from_buffers", disk_full)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(OSError, match=r"same-v0: cannot be written \(no space left\); nothing"):
         save_minari(old, "test/same-v0", replace_existing=True)
     assert_same_data(load_minari("test/same-v0"), old)
     assert [path.name for path in datasets.iterdir()] == ["test"]
@@ -327,7 +341,7 @@ def test_interrupted_replacement_leaves_the_old_dataset(
 
 
 def test_missing_dataset_says_how_to_get_it(datasets: Path) -> None:
-    with pytest.raises(DataError, match="minari download"):
+    with pytest.raises(DataError, match="test/nowhere-v0 is not on this machine"):
         load_minari("test/nowhere-v0")
     with pytest.raises(DataError, match="ipd-lite collect pointmaze-umaze"):
         load_task(TASKS["pointmaze-umaze"])
@@ -485,13 +499,13 @@ def test_images_are_refused(datasets: Path) -> None:
         load_minari("test/other-v0")
 
 
-def test_unbounded_actions_beyond_one_are_clipped_with_a_count(datasets: Path) -> None:
+def test_unbounded_actions_are_scaled_by_their_own_range(datasets: Path) -> None:
     actions = np.array([[3.0], [0.5]], np.float32)
     free = Box(-np.inf, np.inf, (1,))
     store_buffers(two_steps(np.zeros((3, 2), np.float32), actions), Box(-1, 1, (2,)), free)
-    with pytest.warns(UserWarning, match="1 of 2 action entries"):
+    with pytest.warns(UserWarning, match=r"bounds \[-inf, inf\] of action entry 0 .* \[0.5, 3\]"):
         dataset = load_minari("test/other-v0")
-    assert dataset.actions[:, 0].tolist() == [1.0, 0.5]
+    assert dataset.actions[:, 0].tolist() == [1.0, -1.0]
 
 
 def test_environment_bounds_survive_the_round_trip(datasets: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,9 @@ from ipd_lite.settings import preset
 from ipd_lite.study.pipeline import Pipeline
 from ipd_lite.study.run import evaluate_again, run
 from ipd_lite.study.sweep import other_data
+from ipd_lite.tasks.load import load_task
 from ipd_lite.tasks.own_data import open_task
-from ipd_lite.tasks.registry import get_task
+from ipd_lite.tasks.registry import TASKS, get_task
 from tests.test_minari import store_buffers
 
 
@@ -109,17 +112,22 @@ def test_data_of_another_robot_is_refused_before_training(
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err == (
-        "ipd-lite: Hopper-v5 has observations of shape (11,), own/swings-v0 has (3,)\n"
+        "ipd-lite: Hopper-v5 has observations of shape (11,), own/swings-v0 has (3,); do "
+        "they belong together?\n"
     )
     with pytest.raises(DataError, match="Hopper-v5 has observations"):
         other_data([f"hopper-medium={swings}"])
     assert not list((tmp_path).glob("hopper*"))
 
 
-def test_registered_task_with_other_data(swings: str) -> None:
-    task = open_task("hopper-medium", swings)
-    assert (task.environment, task.dataset, task.source) == ("Hopper-v5", swings, swings)
+def test_registered_task_with_other_data(swings: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pendulum = replace(get_task("hopper-medium"), name="pendulum", environment="Pendulum-v1")
+    monkeypatch.setitem(TASKS, "pendulum", pendulum)
+    task = open_task("pendulum", swings)
+    assert (task.environment, task.dataset, task.source) == ("Pendulum-v1", swings, swings)
     assert task.reference_max == get_task("hopper-medium").reference_max
+    with pytest.raises(DataError, match="Hopper-v5 has observations"):
+        open_task("hopper-medium", swings)
     assert open_task("hopper-medium") is get_task("hopper-medium")
     with pytest.raises(DataError, match="name a task or a dataset"):
         open_task()
@@ -171,8 +179,182 @@ def test_environment_of_another_package_or_shape_is_explained(swings: str) -> No
         lost.make()
     forget_environment(swings, env_spec=gym.spec("MountainCarContinuous-v0").to_json())
     assert open_task(dataset=swings).no_environment == (
-        "MountainCarContinuous-v0 has observations of shape (2,), own/swings-v0 has (3,)"
+        "MountainCarContinuous-v0 has observations of shape (2,), own/swings-v0 has (3,); "
+        "do they belong together?"
     )
+
+
+class Odd(gym.Env[Any, Any]):
+    """An environment that is at fault in one way, at once or (`late`) at the third step."""
+
+    observation_space, action_space = Box(-1, 1, (2,)), Box(-1, 1, (1,))
+
+    def __init__(self, fault: str = "", render_mode: str | None = None) -> None:
+        assert render_mode is None, "a window"
+        self.fault = fault
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        self.time = 0
+        if self.fault == "reset":
+            raise RuntimeError("no licence")
+        observation = np.zeros(2, np.float32)
+        return observation if self.fault == "old reset" else (observation, {})
+
+    def step(self, action: Any) -> Any:
+        self.time += 1
+        late = self.time == 3
+        if self.fault == "late" and late:
+            raise RuntimeError("contact solver")
+        observation = np.full(2, np.nan if self.fault == "nan" and late else 0, np.float32)
+        reward: Any = np.nan if self.fault == "reward" and late else 1.0
+        reward = np.ones(2) if self.fault == "vector" else reward
+        success = None if self.fault == "success" else late
+        usual = observation, reward, False, self.time == 4, {"is_success": success}
+        return (observation, reward, False, {}) if self.fault == "old step" else usual
+
+
+gym.register("ipd_lite_tests/Odd-v0", entry_point=Odd, disable_env_checker=True)
+
+
+def odd_dataset(**spec: Any) -> str:
+    generator = np.random.default_rng(0)
+    episodes = [
+        Episode(generator.normal(size=(5, 2)), generator.uniform(-1, 1, (4, 1)), np.ones(4), False)
+        for _ in range(4)
+    ]
+    name = "own/odd-v0"
+    save_minari(from_episodes(episodes, name), name, reference_scores=(0, 4), replace_existing=True)
+    text = json.loads(gym.spec("Pendulum-v1").to_json())
+    text |= {"id": "Odd-v0", "entry_point": "tests.test_own_data:Odd", "max_episode_steps": 9}
+    forget_environment(name, env_spec=json.dumps({**text, **spec}))
+    return name
+
+
+@pytest.mark.parametrize(("fault", "message"), [
+    ("reset", "Odd-v0: reset.seed=0. fails: no licence"),
+    ("old reset", "Odd-v0: reset.seed=0. fails: "),
+    ("old step", "Odd-v0: step fails: not enough values to unpack"),
+    ("vector", r"Odd-v0: step fails: the reward has shape \(2,\), expected \(1,\)"),
+    ("late", "Odd-v0: step fails: contact solver"),
+    ("nan", "Odd-v0: step fails: the observation is not finite"),
+    ("reward", "Odd-v0: step fails: the reward is not finite"),
+])  # fmt: skip
+def test_faults_of_the_environment_leave_a_trained_policy(
+    fault: str, message: str, datasets: Path, tmp_path: Path
+) -> None:
+    task = open_task(dataset=odd_dataset(kwargs={"fault": fault}))
+    message = message.replace("=0", "=12345")
+    with pytest.warns(UserWarning, match=f"odd-v0: trained, but not evaluated: .*{message}"):
+        assert run(task, "bc", 0, smoke(), out=tmp_path, device="cpu").empty
+    assert (tmp_path / task.name / "bc" / "seed-0" / "policy.safetensors").exists()
+
+
+@pytest.mark.parametrize(("fault", "rate"), [("", 1.0), ("success", np.nan)])
+def test_success_by_its_other_name_or_unknown(
+    fault: str, rate: float, datasets: Path, tmp_path: Path
+) -> None:
+    task = open_task(dataset=odd_dataset(kwargs={"fault": fault}))
+    scores = run(task, "bc", 0, smoke(), out=tmp_path, device="cpu")
+    np.testing.assert_equal(scores["success"].tolist(), [rate] * 2)
+    assert scores["score"].tolist() == [100, 100]
+
+
+def test_specifications_of_older_versions_and_windows(datasets: Path) -> None:
+    """As Gymnasium 0.29 wrote them, recorded with a window and with films."""
+    name = odd_dataset(
+        autoreset=True, apply_api_compatibility=None, kwargs={"render_mode": "human"},
+        additional_wrappers=[
+            {"name": "HumanRendering", "entry_point": "gymnasium.wrappers:HumanRendering",
+             "kwargs": {}},
+        ],
+    )  # fmt: skip
+    task = open_task(dataset=name)
+    assert (task.environment, task.horizon, task.no_environment) == ("Odd-v0", 9, "")
+    assert load_minari(name).episodes == 4
+
+
+def test_package_that_is_missing_is_named(datasets: Path) -> None:
+    name = odd_dataset(entry_point="nowhere.to:Find")
+    forget_environment(name, env_spec=unknown_environment(), requirements=["nowhere>=2"])
+    assert open_task(dataset=name).no_environment == (
+        "the environment of own/odd-v0 cannot be made here (No module named 'nowhere'); install "
+        "nowhere>=2"
+    )
+
+
+# ---------------------------------------------------------------- paths and references
+
+
+def test_every_spelling_is_the_same_data(
+    swings: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = local_path(swings).parent
+    (tmp_path / "a link").symlink_to(place)
+    monkeypatch.chdir(place)
+    spellings = [swings, str(place), ".", "../swings-v0", "data", str(tmp_path / "a link")]
+    assert {str(open_task(dataset=s).opened["dataset"]) for s in spellings} == {swings}
+    elsewhere = tmp_path / "данные мои" / "été-v0"
+    shutil.copytree(place, elsewhere)
+    monkeypatch.chdir(tmp_path)
+    for spelling in (str(elsewhere), "данные мои/été-v0", "./данные мои/../данные мои/été-v0/data"):
+        task = open_task(dataset=spelling)
+        assert task.dataset == str(elsewhere)
+        assert load_task(task).fingerprint() == load_minari(swings).fingerprint()
+
+
+@pytest.mark.parametrize(("dataset", "message"), [
+    ("", "the dataset is \"\""),
+    ("own", "no metadata.json in it; did you mean own/swings-v0"),
+    ("own/swings", "did you mean own/swings-v0"),
+    ("own/swings-v1", "did you mean own/swings-v0"),
+])  # fmt: skip
+def test_near_misses_are_answered(dataset: str, message: str, swings: str, datasets: Path,
+                                  monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    monkeypatch.chdir(datasets)
+    for task in (None, "hopper-medium"):
+        with pytest.raises(DataError, match=message):
+            open_task(task, dataset)
+
+
+@pytest.mark.parametrize("horizon", [0, -1])
+def test_impossible_horizons_are_refused(horizon: int) -> None:
+    with pytest.raises(ValueError, match=f"horizon = {horizon}, expected at least 1"):
+        open_task("pointmaze-umaze", horizon=horizon)
+
+
+def test_random_policy_is_measured_once_and_said(
+    swings: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    tasks = [open_task(dataset=swings) for _ in range(2)]
+    assert tasks[0].reference_min == tasks[1].reference_min
+    assert capsys.readouterr().err == (
+        "own-swings-v0: measuring a random policy, 10 episodes of Pendulum-v1 (once; it becomes "
+        "score 0)\n"
+    )
+    assert "the best recorded episode, of 12 steps; evaluations last up to 200" in (
+        tasks[0].score_definition
+    )
+
+
+def test_bounds_of_the_environment_rule(datasets: Path, tmp_path: Path) -> None:
+    """Recorded in bounds of [-8, 8], or none: a torque of 0.5 is one of 0.5 in the environment."""
+    space = Box(-np.inf, np.inf, (3,))
+    torques = np.linspace(-2, 2, 12, dtype=np.float32)[:, None]
+    for bound in (8.0, np.inf):
+        buffer = EpisodeBuffer(
+            observations=np.zeros((13, 3), np.float32), actions=torques, rewards=[0.0] * 12,
+            terminations=[False] * 12, truncations=[False] * 11 + [True],
+        )  # fmt: skip
+        name = f"test/torque-v{1 if bound == 8 else 2}"
+        store_buffers([buffer], space, Box(-bound, bound, (1,)), name)
+        forget_environment(name, env_spec=gym.spec("Pendulum-v1").to_json())
+        task = open_task(dataset=name)
+        env: Any = task.make()
+        env.reset(seed=0)
+        for unit, torque in zip(load_task(task).actions.numpy(), torques, strict=True):
+            env.step(unit)
+            assert env.unwrapped.last_u == pytest.approx(float(torque[0]), abs=1e-6)
 
 
 # ---------------------------------------------------------------- Dicts, refusals, odd episodes
@@ -241,9 +423,7 @@ def test_shape_that_changes_between_episodes_is_located(
     assert str(caught.value) == f"own/swings-v0, episode 1: {field} has shape {message}"
 
 
-@pytest.mark.parametrize(
-    ("field", "kind"), [("observations", "float64"), ("actions", "float64"), ("rewards", "int64")]
-)
+@pytest.mark.parametrize(("field", "kind"), [("observations", "float64"), ("actions", "float64")])
 def test_type_that_changes_between_episodes_is_located(
     field: str, kind: str, swings: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -258,15 +438,15 @@ def test_type_that_changes_between_episodes_is_located(
     out = ["--out", str(tmp_path), "--preset", "smoke", "--quiet"]
     assert main(["run", "--dataset", swings, *out]) == 1
     assert capsys.readouterr().err == (
-        f"ipd-lite: own/swings-v0, episode 2: {field} has type {kind}, episode 0 has float32; "
-        "write all episodes with one type\n"
+        f"ipd-lite: own/swings-v0, episode 2: {field} has type {kind}, earlier episodes have "
+        "float32; write all episodes with one type\n"
     )
     convert(["episode_0", "episode_1", "episode_3"])  # now all have the same
     assert load_minari(swings).episodes == 4
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    (lambda o: {**o, "b": o["b"].astype(np.float64)}, r"\['b'\] has type float64, episode 0 has"),
+    (lambda o: {**o, "b": o["b"].astype(np.float64)}, r"\['b'\] has type float64, earlier"),
     (lambda o: {**o, "b": o["b"][:, :1]}, r"\['b'\] has shape \(3, 1\), expected \(3, 2\)"),
     (lambda o: {"a": o["a"]}, r"\['b'\] is missing"),
 ])  # fmt: skip
@@ -308,9 +488,9 @@ def test_what_is_no_dataset_is_explained(task: str | None, datasets: Path, tmp_p
     folder.mkdir()
     for dataset, message in (
         (str(file), "is a file, expected the id or the folder of a Minari dataset"),
-        (str(folder), "folder: cannot be read as a Minari dataset"),
+        (str(folder), "folder: cannot be read as"),
         (str(tmp_path / "nowhere"), "is not on this machine .*; check the path"),
-        ("own/nowhere-v0", "is not on this machine .*`minari download own/nowhere-v0` .* size"),
+        ("own/nowhere-v0", "from another folder.* `minari download own/nowhere-v0`"),
         ("D4RL/door/human-v2", "> 3.7 MB.*`ipd-lite download door-human`"),
         ("door-human", "is a task, not a dataset: use `--task door-human`"),
     ):
@@ -319,7 +499,7 @@ def test_what_is_no_dataset_is_explained(task: str | None, datasets: Path, tmp_p
         assert "\n" not in str(caught.value)
     for content in ("[]", "{"):
         (folder / "metadata.json").write_text(content)
-        with pytest.raises(DataError, match="folder: cannot be read as a Minari dataset"):
+        with pytest.raises(DataError, match="folder: cannot be read as"):
             open_task(task, str(folder))
 
 

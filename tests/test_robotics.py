@@ -12,12 +12,11 @@ from gymnasium.spaces import Box, Dict
 from minari.data_collector import EpisodeBuffer
 
 from ipd_lite.data.minari_files import load_minari
-from ipd_lite.data.spaces import flatten_observation
+from ipd_lite.data.spaces import canonical
 from ipd_lite.paper.nets import Features
 from ipd_lite.study.run import run
 from ipd_lite.tasks.registry import TASKS, get_task
 from ipd_lite.tasks.robots import HAND_LIMITS, KITCHEN_SUBTASKS, PEN_DROPPED
-from ipd_lite.tasks.rollout import flat
 from tests.test_minari import store_buffers
 
 
@@ -135,11 +134,11 @@ def test_kitchen_observations_and_goals_are_flattened_in_order(kitchen: str) -> 
     data = load_minari(kitchen)
     assert data.observations.shape == (12, 11 + 11 + 59)
     task = get_task("kitchen-complete")
-    env = flat(task.make())
+    env = task.make()
     observation, _ = env.reset(seed=0)
     np.testing.assert_allclose(data.observations[0].numpy(), observation, atol=2e-3)
     # Sorted keys: kettle (7), light switch (2), microwave (1), slide cabinet (1); then the goals.
-    nested = task.make().reset(seed=0)[0]
+    nested = gym.make(task.environment).reset(seed=0)[0]
     wanted = np.array([-0.23, 0.75, 1.62, 0.99, 0.0, 0.0, -0.06, -0.69, -0.05, -0.75, 0.37])
     np.testing.assert_allclose(data.observations[0, 11:22].numpy(), wanted, atol=1e-6)
     np.testing.assert_array_equal(observation[11:18], nested["desired_goal"]["kettle"])
@@ -179,7 +178,7 @@ def test_kitchen_runs_from_data_to_score(kitchen: str, tmp_path: Any) -> None:
 @pytest.mark.parametrize("name", ["antmaze-umaze", "antmaze-medium-play"])
 def test_ant_maze_has_one_start_and_one_goal_and_ends_there(name: str) -> None:
     task = get_task(name)
-    env = flat(task.make())
+    env = task.make()
     starts, goals = zip(
         *((o[:2], o[2:4]) for o in (env.reset(seed=s)[0] for s in range(3))), strict=True
     )
@@ -196,11 +195,21 @@ def test_ant_maze_has_one_start_and_one_goal_and_ends_there(name: str) -> None:
     env.close()
 
 
+class Nested(gym.Env[Any, Any]):
+    """Observations whose keys are declared and given in no order."""
+
+    inner = Dict([("b", Box(0, 9, (1,))), ("a", Box(0, 9, (2,)))])
+    observation_space = Dict([("z", Box(0, 9, (1,))), ("c", inner)])
+    action_space = Box(-1, 1, (1,))
+
+    def reset(self, **_: Any) -> tuple[Any, dict[str, Any]]:
+        return {"z": [9.0], "c": {"b": [3.0], "a": [1.0, 2.0]}}, {}
+
+
 def test_flattening_sorts_keys_at_every_level() -> None:
-    inner = Dict({"b": Box(0, 1, (1,)), "a": Box(0, 1, (2,))})
-    space = Dict({"z": Box(0, 1, (1,)), "c": inner})
-    observation = {"z": [9.0], "c": {"b": [3.0], "a": [1.0, 2.0]}}
-    assert flatten_observation(observation, space).tolist() == [1, 2, 3, 9]
+    env = canonical(Nested())
+    assert env.reset()[0].tolist() == [1, 2, 3, 9]
+    assert env.observation_space.shape == (4,)
 
 
 def test_scores_of_ant_mazes_are_not_shifted_but_learning_is(datasets: Any, tmp_path: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,15 +10,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium.spaces import Box
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ipd_lite.data.spaces import to_unit_range
 from ipd_lite.paper.dataset import DataError, OfflineDataset
+
+MOST_BREAKS = 0.25
+"""Share of rows that may end an episode without a mark: more are a recording in another order."""
 
 
 def one_line(error: BaseException) -> str:
-    """What an exception says, without line breaks."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """What an exception says, without line breaks and not at length."""
+    text = " ".join(str(error).split()).strip('"') or type(error).__name__
+    return textwrap.shorten(text, 65, placeholder=" ...")
 
 
 @dataclass(frozen=True)
@@ -33,11 +40,16 @@ class Episode:
 
 
 def from_episodes(
-    episodes: Sequence[Episode], name: str, device: torch.device | str = "cpu"
+    episodes: Sequence[Episode],
+    name: str,
+    device: torch.device | str = "cpu",
+    bounds: Box | None = None,
 ) -> OfflineDataset:
     """Checked episodes as one dataset.
 
-    Actions must lie in [-1, 1]; those outside are clipped with a warning that counts them.
+    Args:
+        bounds: of the recorded actions, finite; they become -1 and 1. None = that is what they are.
+            Actions outside are clipped, with a warning that counts them.
 
     Raises:
         DataError: no episodes, an episode whose shapes or number types are not those of the first
@@ -45,9 +57,16 @@ def from_episodes(
     """
     if not episodes:
         raise DataError(f"{name}: the dataset has no episodes; check the path or collect it again")
+    types: dict[str, np.dtype[Any]] = {}
     for number, episode in enumerate(episodes):
-        _check_episode(episode, f"{name}, episode {number}", episodes[0])
-    actions = np.concatenate([e.actions for e in episodes]).astype(np.float32)
+        _check_episode(episode, f"{name}, episode {number}", episodes[0], types)
+    if types["actions"].kind != "f":
+        raise DataError(
+            f"{name}: actions has type {types['actions']}, expected floating-point numbers; "
+            "discrete actions are not supported"
+        )
+    recorded = np.concatenate([e.actions for e in episodes])
+    actions = (recorded if bounds is None else to_unit_range(recorded, bounds)).astype(np.float32)
     outside = int((np.abs(actions) > 1 + 1e-6).sum())
     if outside:
         warnings.warn(
@@ -62,15 +81,18 @@ def from_episodes(
         np.zeros(len(e.rewards), bool) if e.imagined is None else e.imagined for e in episodes
     ]
 
-    def tensor(arrays: Sequence[NDArray[Any]]) -> Tensor:
-        return torch.from_numpy(np.concatenate(arrays).astype(np.float32)).to(device)
+    def tensor(field: str, rows: slice) -> Tensor:
+        exact = np.concatenate([getattr(e, field)[rows] for e in episodes])
+        if rows.start is None:
+            warn_if_rounded(exact, f"{name}: {field}")
+        return torch.from_numpy(exact.astype(np.float32)).to(device)
 
     lengths = torch.from_numpy(steps).to(device)
     return OfflineDataset(
-        observations=tensor([e.observations[:-1] for e in episodes]),
+        observations=tensor("observations", slice(None, -1)),
         actions=torch.from_numpy(np.clip(actions, -1.0, 1.0)).to(device),
-        rewards=tensor([e.rewards for e in episodes]),
-        next_observations=tensor([e.observations[1:] for e in episodes]),
+        rewards=tensor("rewards", slice(None)),
+        next_observations=tensor("observations", slice(1, None)),
         terminated=torch.from_numpy(terminated).to(device),
         imagined=torch.from_numpy(np.concatenate(imagined)).to(device),
         starts=torch.cumsum(lengths, 0) - lengths,
@@ -143,8 +165,15 @@ def split_transitions(
         if one != other:
             raise DataError(f"{name}: next_observations has {what} {other}, observations {one}")
     over = arrays["terminated"].astype(bool)
+    marked = over | arrays["truncated"].astype(bool)
     jump = (before[1:] != after[:-1]).any(1)
-    last = over | arrays["truncated"].astype(bool) | np.append(jump, True)
+    broken = int((jump & ~marked[:-1]).sum())
+    if broken > max(MOST_BREAKS * steps, 20):
+        raise DataError(
+            f"{name}: {broken:,} of {steps:,} next_observations are not the next row's "
+            "observations, expected this at ends of episodes alone; sort the rows by time"
+        )
+    last = marked | np.append(jump, True)
     ends = np.flatnonzero(last) + 1
     starts = np.concatenate([[0], ends[:-1]])
     return [
@@ -170,8 +199,10 @@ def _array(values: Any, where: str) -> NDArray[Any]:
         raise DataError(f"{where} is no array of numbers ({one_line(error)})") from error
 
 
-def _check_episode(episode: Episode, where: str, first: Episode) -> None:
-    """One episode by itself and against the first one of its dataset."""
+def _check_episode(
+    episode: Episode, where: str, first: Episode, types: dict[str, np.dtype[Any]]
+) -> None:
+    """One episode by itself and against those before it, whose number types are in `types`."""
     # Where the lengths disagree, the field to name is the one that stands alone.
     steps = sorted([len(episode.observations) - 1, len(episode.actions), len(episode.rewards)])[1]
     if steps == 0:
@@ -184,28 +215,57 @@ def _check_episode(episode: Episode, where: str, first: Episode) -> None:
     if episode.imagined is not None:
         expected["imagined"] = (steps,)
     for field, shape in expected.items():
-        array, model = getattr(episode, field), getattr(first, field)
+        array = getattr(episode, field)
         if array.dtype.kind not in "fiub":
             raise DataError(f"{where}: {field} has type {array.dtype}, expected real numbers")
         if array.shape != shape:
             raise DataError(f"{where}: {field} has shape {array.shape}, expected {shape}")
-        if model is not None:
-            check_type(array.dtype, model.dtype, f"{where}: {field}")
+        check_type(array.dtype, types, field, where)
         # Numbers that float32 cannot hold count as infinite, which is what they would become.
         finite = np.abs(array, dtype=np.float64) <= np.finfo(np.float32).max
         if not finite.all():
             step = int(np.argwhere(~finite)[0][0])
             raise DataError(f"{where}: {field} is not finite at step {step}; repair or drop it")
-    if episode.actions.dtype.kind != "f":
+
+
+def check_type(
+    found: np.dtype[Any], types: dict[str, np.dtype[Any]], field: str, where: str
+) -> None:
+    """Compare an episode's number type with those before it, and note it in `types`.
+
+    Whole numbers among real ones are such (a reward of 0 in a sparse task), and rewards may be of
+    any type. But observations and actions of two roundings do not belong together unnoticed.
+
+    Raises:
+        DataError: they are of two roundings.
+    """
+    before = types.setdefault(field, found)
+    if before.kind != "f":
+        types[field] = found if found.kind == "f" else before
+    elif found.kind == "f" and found != before and field != "rewards":
         raise DataError(
-            f"{where}: actions has type {episode.actions.dtype}, expected floating-point numbers; "
-            "discrete actions are not supported"
+            f"{where}: {field} has type {found}, earlier episodes have {before}; "
+            "write all episodes with one type"
         )
 
 
-def check_type(found: np.dtype[Any], first: np.dtype[Any], what: str) -> None:
-    """Episodes of several programs, or with several roundings, do not belong together unnoticed."""
-    if found != first:
-        raise DataError(
-            f"{what} has type {found}, episode 0 has {first}; write all episodes with one type"
+def warn_if_rounded(exact: NDArray[Any], what: str) -> None:
+    """Warn where float32 keeps less than about a hundred steps of how much a column varies.
+
+    Such are positions far from their origin, time stamps, and numbers too small for float32.
+    Columns that vary by the rounding of float64 alone are constant.
+    """
+    if exact.dtype.kind == "f" and exact.itemsize <= 4:
+        return
+    columns = exact.reshape(len(exact), -1).astype(np.float64)
+    deviation, size = columns.std(0), np.abs(columns).max(0)
+    error = np.abs(columns - columns.astype(np.float32)).max(0)
+    lost = np.flatnonzero((error > 0.01 * deviation) & (deviation > 1e-12 * size))
+    if lost.size:
+        i = int(lost[0])
+        more = f" and {lost.size - 1} more entries" if lost.size > 1 else ""
+        warnings.warn(
+            f"{what}: entry {i} (size {size[i]:.3g}, deviation {deviation[i]:.3g}){more} lose "
+            "their digits in float32; subtract an offset, or choose other units",
+            stacklevel=2,
         )

@@ -2,13 +2,12 @@
 
 Minari stores T + 1 observations per episode and says at its last step whether the task terminated
 or the recording was truncated. Nothing is silently repaired: what cannot be used is refused with a
-message that names dataset, episode, field and remedy.
+message that names dataset, episode, field and remedy. The environment is never made for reading.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
 import re
@@ -24,13 +23,12 @@ import minari
 import numpy as np
 import torch
 from minari.data_collector import EpisodeBuffer
-from minari.dataset.minari_dataset import MinariDataset
+from minari.dataset.minari_storage import MinariStorage
 
 from ipd_lite.data.episodes import Episode, check_type, from_episodes, one_line
-from ipd_lite.data.spaces import box_of, check_shape, flatten_rows, from_unit_range, to_unit_range
+from ipd_lite.data.spaces import action_bounds, box_of, from_unit_range
+from ipd_lite.data.stored import check_space, read_episode, stored_episodes, types_of, unreadable
 from ipd_lite.paper.dataset import DataError, OfflineDataset
-from ipd_lite.tasks.registry import TASKS, size
-from ipd_lite.tasks.task import Task
 
 MAIN_FILE = "main_data.hdf5"
 """Where Minari keeps a dataset's arrays."""
@@ -38,67 +36,99 @@ MAIN_FILE = "main_data.hdf5"
 
 def local_path(dataset: str | os.PathLike[str]) -> Path:
     """Folder of a Minari dataset: an existing path, or an id below Minari's datasets folder."""
-    path = Path(dataset)
-    if path.is_dir():
+    path = Path(dataset).expanduser()
+    if str(dataset).strip() and path.is_dir():
         return path / "data" if (path / "data").is_dir() else path
     return Path(minari.storage.get_dataset_path(str(dataset))) / "data"
 
 
+def one_name(dataset: str | os.PathLike[str]) -> str:
+    """The one name of a dataset on this machine, however it was spelled: its id if it lies in
+    Minari's folder, else the whole path, without links."""
+    folder, root = local_path(dataset).resolve(), Path(minari.storage.get_dataset_path()).resolve()
+    folder = folder.parent if folder.name == "data" else folder
+    return folder.relative_to(root).as_posix() if root in folder.parents else str(folder)
+
+
 def load_minari(
-    dataset: str | os.PathLike[str], device: torch.device | str = "cpu"
+    dataset: str | os.PathLike[str],
+    device: torch.device | str = "cpu",
+    actions: gym.spaces.Box | None = None,
 ) -> OfflineDataset:
     """Read a Minari dataset (an id on this machine, or a path) into tensors on `device`.
 
-    Dict observations are flattened key by key in sorted order. Actions are rescaled from the
-    dataset's bounds to [-1, 1].
+    Dict observations are flattened key by key in sorted order. Actions are rescaled to [-1, 1].
+
+    Args:
+        actions: the environment's action space, whose bounds become -1 and 1; None = the dataset's.
+            See :func:`ipd_lite.data.spaces.action_bounds` for those that cannot.
 
     Raises:
         DataError: missing, unreadable or incomplete; discrete actions; images; bad numbers.
     """
-    path = local_path(dataset)
-    read_metadata(dataset)
-    try:
-        stored = MinariDataset(str(path))
-        action_space = box_of(stored.action_space, f"{dataset}: action space")
-        if action_space.dtype is not None and action_space.dtype.kind != "f":
-            raise DataError(
-                f"{dataset}: action space is {action_space}, expected real numbers; discrete "
-                "actions are not supported"
-            )
-        _check_space(stored.observation_space, f"{dataset}: observation space")
-        if (file := path / MAIN_FILE).exists():
-            h5py.File(file).close()  # damage to the file as a whole belongs to no episode
-    except DataError:
-        raise
-    except Exception as error:  # whatever HDF5, JSON and Minari make of a damaged file
-        raise _unreadable(str(dataset), error) from error
+    return load_with_bounds(dataset, device, actions)[0]
+
+
+def load_with_bounds(
+    dataset: str | os.PathLike[str],
+    device: torch.device | str = "cpu",
+    actions: gym.spaces.Box | None = None,
+) -> tuple[OfflineDataset, gym.spaces.Box]:
+    """:func:`load_minari`, and the bounds that stand for -1 and 1."""
+    name = str(dataset)
+    stored = _open(dataset)
+    recorded = box_of(stored.action_space, f"{name}: action space")
     episodes: list[Episode] = []
     types: dict[str, np.dtype[Any]] = {}
-    for where, episode in _stored_episodes(stored, str(dataset)):
-        found = _types(episode)
-        for field, kind in found.items():
-            check_type(kind, types.setdefault(field, kind), f"{where}: {field}")
+    for where, episode in stored_episodes(stored, name):
+        for field, kind in types_of(episode):
+            check_type(kind, types, field, where)
         try:
-            episodes.append(_read_episode(episode, stored.observation_space, action_space, where))
+            episodes.append(read_episode(episode, stored.observation_space, recorded, where))
         except DataError:
             raise
         except Exception as error:
-            raise _unreadable(where, error) from error
-    data = from_episodes(episodes, str(dataset), device)
+            raise unreadable(where, error) from error
+    space = recorded if actions is None or actions.shape != recorded.shape else actions
+    taken = np.concatenate([np.zeros((0, *space.shape)), *(e.actions for e in episodes)])
+    # Where there is nothing to look at, or it is not finite, `from_episodes` refuses.
+    bounds = action_bounds(taken, space, name) if taken.size and np.isfinite(taken).all() else space
+    data = from_episodes(episodes, name, device, bounds)
     if (data.episodes, len(data)) != (stored.total_episodes, stored.total_steps):
         raise DataError(
-            f"{dataset}: holds {data.episodes} episodes and {len(data)} steps, its metadata says "
+            f"{name}: holds {data.episodes} episodes and {len(data)} steps, its metadata says "
             f"{stored.total_episodes} and {stored.total_steps}; collect or download it again"
         )
-    return data
+    return data, bounds
 
 
-def _unreadable(where: str, error: Exception) -> DataError:
-    """The error for whatever HDF5, JSON and Minari make of a damaged file."""
-    return DataError(
-        f"{where}: cannot be read as a Minari dataset ({one_line(error)}); collect, copy or "
-        "download it again"
-    )
+def spaces_of(dataset: str | os.PathLike[str]) -> tuple[int, gym.spaces.Box]:
+    """Width of the observations, and the action space, as the dataset itself declares them."""
+    stored = _open(dataset)
+    actions = box_of(stored.action_space, f"{dataset}: action space")
+    return gym.spaces.flatdim(stored.observation_space), actions
+
+
+def _open(dataset: str | os.PathLike[str]) -> MinariStorage:
+    """A dataset's files and spaces; its environment is not looked at."""
+    path = local_path(dataset)
+    read_metadata(dataset)
+    try:
+        stored = MinariStorage.read(str(path))
+        actions = box_of(stored.action_space, f"{dataset}: action space")
+        if actions.dtype is not None and actions.dtype.kind != "f":
+            raise DataError(
+                f"{dataset}: action space is {actions}, expected real numbers; discrete actions "
+                "are not supported"
+            )
+        check_space(stored.observation_space, f"{dataset}: observation space")
+        if (file := path / MAIN_FILE).exists():
+            h5py.File(file).close()  # damage to the file as a whole belongs to no episode
+        return stored
+    except DataError:
+        raise
+    except Exception as error:  # whatever HDF5, JSON and Minari make of a damaged file
+        raise unreadable(str(dataset), error) from error
 
 
 def read_metadata(dataset: str | os.PathLike[str]) -> dict[str, Any]:
@@ -107,109 +137,25 @@ def read_metadata(dataset: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         DataError: there is no such dataset, or its metadata cannot be read.
     """
+    if not str(dataset).strip():
+        raise DataError("the dataset's name is empty (a variable that is not set?); name one")
     folder = local_path(dataset).resolve()
     if not folder.is_dir():
-        raise DataError(_not_here(dataset))
+        raise DataError(f"dataset {dataset} is not on this machine (looked in {folder})")
+    if not (folder / "metadata.json").exists():
+        inside = [
+            f for depth in ("*", "*/*", "*/*/*") for f in folder.glob(f"{depth}/metadata.json")
+        ]
+        found = f"; did you mean {one_name(min(inside).parent)}?" if inside else "; check the path"
+        raise DataError(f"{dataset}: cannot be read as Minari data: no metadata.json in it{found}")
     try:
         found = json.loads((folder / "metadata.json").read_text())
         if not isinstance(found, dict):
             raise ValueError(f"metadata.json holds a {type(found).__name__}, expected a dictionary")
     except (OSError, ValueError) as error:
-        raise _unreadable(str(dataset), error) from error
+        raise unreadable(str(dataset), error) from error
     name = folder.parent.name if folder.name == "data" else folder.name
     return {"dataset_id": name, **found}
-
-
-def _not_here(dataset: str | os.PathLike[str]) -> str:
-    """One line about a dataset that is not on this machine."""
-    text = str(dataset)
-    for task in TASKS.values():
-        if text == task.dataset:
-            return missing(task)
-    if text in TASKS:
-        return f"{text} is a task, not a dataset: use `--task {text}`"
-    if Path(text).is_file():
-        return (
-            f"{text} is a file, expected the id or the folder of a Minari dataset; `ipd-lite "
-            "import-d4rl FILE --task TASK` reads D4RL's files"
-        )
-    where = f"dataset {text} is not on this machine (looked in {local_path(dataset)})"
-    if not re.fullmatch(r"\w[\w/.-]*-v\d+", text):
-        return f"{where}; check the path"
-    return (
-        f"{where}; `minari download {text}` fetches it if Minari's server has it (its size is "
-        "unknown here), `--task pointmaze-medium` needs no download"
-    )
-
-
-def _stored_episodes(stored: MinariDataset, name: str) -> Iterator[tuple[str, Any]]:
-    """(place for messages, episode) of every stored episode.
-
-    Raises:
-        DataError: one cannot be read; the message says which.
-    """
-    episodes = stored.iterate_episodes()
-    for number in itertools.count():
-        where = f"{name}, episode {number}"
-        try:
-            episode = next(episodes, None)
-        except Exception as error:
-            raise _unreadable(where, error) from error
-        if episode is None:
-            return
-        yield where, episode
-
-
-def _types(episode: Any) -> dict[str, np.dtype[Any]]:
-    """Number type of every array of a stored episode, those inside Dict observations included."""
-
-    def inside(value: Any, name: str) -> Iterator[tuple[str, np.dtype[Any]]]:
-        if isinstance(value, dict):
-            for key, part in value.items():
-                yield from inside(part, f"{name}[{key!r}]")
-        else:
-            yield name, np.asarray(value).dtype
-
-    fields = ("observations", "actions", "rewards")
-    return dict(pair for field in fields for pair in inside(getattr(episode, field), field))
-
-
-def _check_space(space: gym.Space[Any], what: str) -> None:
-    """Refuse observations that are not (Dicts of) vectors of numbers."""
-    if isinstance(space, gym.spaces.Dict):
-        for key in space:
-            _check_space(space[key], f"{what}, {key!r}")
-    else:
-        box_of(space, what)
-
-
-def _read_episode(
-    stored: Any, observation_space: gym.Space[Any], action_space: gym.spaces.Box, where: str
-) -> Episode:
-    """One stored episode; it may say that it is over only at its last step."""
-    infos = stored.infos or {}
-    actions = np.asarray(stored.actions)
-    steps = sorted([len(actions), len(stored.rewards), len(stored.terminations)])[1]
-    # Rescaling by bounds of another width would repeat the numbers instead of failing.
-    check_shape(actions, (steps, *action_space.shape), f"{where}: actions")
-    for field in ("terminations", "truncations"):
-        flags = np.asarray(getattr(stored, field))
-        if flags.shape != (steps,):
-            raise DataError(f"{where}: {field} has shape {flags.shape}, expected {(steps,)}")
-        if flags[:-1].any():
-            raise DataError(
-                f"{where}: {field} is set at step {int(flags.argmax())} of {steps}, before the "
-                "last one; split the episode there"
-            )
-    return Episode(
-        observations=flatten_rows(
-            stored.observations, observation_space, steps + 1, f"{where}: observations"
-        ),
-        actions=to_unit_range(actions, action_space),
-        rewards=np.asarray(stored.rewards),
-        terminated=bool(stored.terminations[-1]) if steps else False,
-        imagined=np.asarray(infos["imagined"][:steps], dtype=bool) if "imagined" in infos else None,
-    )
 
 
 def save_minari(
@@ -224,8 +170,8 @@ def save_minari(
 ) -> Path:
     """Write a dataset as Minari HDF5 and return its folder; imagined steps are flagged in infos.
 
-    Atomic: the files are written beside their place and then renamed. Compressed: the same data
-    gives the same bytes.
+    Atomic: the files are written beside their place, read again, and then renamed. Compressed: the
+    same data gives the same bytes.
 
     Args:
         environment: id with which Gymnasium makes the environment; its action bounds are the unit
@@ -233,62 +179,95 @@ def save_minari(
         reference_scores: returns that score 0 and 100; they need no environment.
 
     Raises:
-        DataError: the id exists already (unless `replace_existing`), or the environment's actions
-            have another width.
+        DataError: the id has no version or exists already (unless `replace_existing`), or the
+            environment's actions have another width.
+        OSError: the files cannot be written; the message names the folder.
     """
+    if not re.fullmatch(r"([-\w]+/)*[-\w]+-v\d+", dataset_id):
+        raise DataError(
+            f"dataset id {dataset_id!r}: expected NAME-vNUMBER, for instance own/run-v0"
+        )
     target = Path(minari.storage.get_dataset_path(dataset_id))
     if target.exists() and not replace_existing:
-        raise DataError(f"dataset {dataset_id} exists already in {target}; choose another id")
+        raise DataError(
+            f"dataset {dataset_id} exists already in {target}; choose another id, or replace it"
+        )
     env = gym.make(environment) if environment else None
-    box = gym.spaces.Box
-    action_space: Any = box(-1, 1, dataset.actions.shape[1:])
+    action_space: gym.spaces.Box = gym.spaces.Box(-1, 1, dataset.actions.shape[1:])
     if env:
         action_space = box_of(env.action_space, f"{environment}: action space")
         if action_space.shape != dataset.actions.shape[1:]:
             raise DataError(
                 f"{dataset.name}: actions has shape {tuple(dataset.actions.shape)}, but "
-                f"{environment} takes {action_space.shape}"
+                f"{environment} takes {action_space.shape}; name the one that was recorded"
             )
-    host = dataset.to("cpu")
+    added: dict[str, Any] = {}
+    if reference_scores:
+        low, high = (float(score) for score in reference_scores)
+        added = {"ref_min_score": low, "ref_max_score": high}
+    try:
+        root = minari.storage.get_dataset_path()  # and makes that folder
+        with tempfile.TemporaryDirectory(dir=root, prefix=".partial-") as partial:
+            with datasets_folder(partial), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Minari asks for author and code link
+                minari.create_dataset_from_buffers(
+                    dataset_id=dataset_id,
+                    buffer=_buffers(dataset.to("cpu"), action_space),
+                    env=env,
+                    observation_space=gym.spaces.Box(
+                        -np.inf, np.inf, dataset.observations.shape[1:], np.float32
+                    ),
+                    action_space=action_space,
+                    algorithm_name=algorithm,
+                    description=description,
+                )
+            folder = Path(partial) / dataset_id / "data"
+            _compress(folder / MAIN_FILE)
+            size = sum(file.stat().st_size for file in folder.iterdir())
+            _add_metadata(folder, dataset_size=round(size / 1e6, 1), **added)
+            _check_copy(folder, dataset)
+            put_in_place(folder.parent, target)
+    except OSError as error:
+        raise OSError(
+            f"{target}: cannot be written ({one_line(error)}); nothing changed"
+        ) from error
+    return target
+
+
+def _buffers(host: OfflineDataset, action_space: gym.spaces.Box) -> list[EpisodeBuffer]:
+    """The episodes as Minari takes them, actions in the bounds of `action_space`."""
     actions = from_unit_range(host.actions.numpy(), action_space)
     any_imagined = bool(host.imagined.any())
     buffers = []
     for start, length in zip(host.starts.tolist(), host.lengths.tolist(), strict=True):
-        end = start + length
+        rows = slice(start, start + length)
+        last = host.next_observations[start + length - 1 : start + length]
         buffers.append(
             EpisodeBuffer(
-                observations=torch.cat(
-                    [host.observations[start:end], host.next_observations[end - 1 : end]]
-                ).numpy(),
-                actions=actions[start:end],
-                rewards=host.rewards[start:end].numpy(),
-                terminations=host.terminated[start:end].numpy(),
-                truncations=host.truncated[start:end].numpy(),
-                infos={"imagined": host.imagined[start:end].numpy()} if any_imagined else None,
+                observations=torch.cat([host.observations[rows], last]).numpy(),
+                actions=actions[rows],
+                rewards=host.rewards[rows].numpy(),
+                terminations=host.terminated[rows].numpy(),
+                truncations=host.truncated[rows].numpy(),
+                infos={"imagined": host.imagined[rows].numpy()} if any_imagined else None,
             )
         )
-    root = Path(minari.storage.get_dataset_path())
-    root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root, prefix=".partial-") as partial:
-        with datasets_folder(partial), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Minari asks for author and code link
-            minari.create_dataset_from_buffers(
-                dataset_id=dataset_id,
-                buffer=buffers,
-                env=env,
-                observation_space=box(-np.inf, np.inf, dataset.observations.shape[1:], np.float32),
-                action_space=action_space,
-                algorithm_name=algorithm,
-                description=description,
-            )
-        folder = Path(partial) / dataset_id / "data"
-        _compress(folder / MAIN_FILE)
-        added = {"dataset_size": round(sum(f.stat().st_size for f in folder.iterdir()) / 1e6, 1)}
-        if reference_scores:
-            added |= {"ref_min_score": reference_scores[0], "ref_max_score": reference_scores[1]}
-        _add_metadata(folder, **added)
-        put_in_place(folder.parent, target)
-    return target
+    return buffers
+
+
+def _check_copy(folder: Path, dataset: OfflineDataset) -> None:
+    """Read what was written, before it takes the place of anything.
+
+    Raises:
+        DataError: it is not what went in.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        stored = load_minari(folder)
+    if not torch.equal(stored.lengths, dataset.lengths.cpu()):
+        raise DataError(
+            f"{dataset.name}: {len(dataset)} transitions went in, {len(stored)} came out; try again"
+        )
 
 
 def put_in_place(new: Path, target: Path) -> None:
@@ -351,13 +330,3 @@ def datasets_folder(path: str) -> Iterator[None]:
             del os.environ["MINARI_DATASETS_PATH"]
         else:
             os.environ["MINARI_DATASETS_PATH"] = before
-
-
-def missing(task: Task) -> str:
-    """One line: what is not here, how large it is, how to get it, what works without it."""
-    text = f"dataset {task.dataset} of task {task.name} is not on this machine"
-    if not task.command:
-        return f"{text}; check the path"
-    large = size(task) + (f", about {task.steps:,} steps" if task.steps else "")
-    text += f" ({large}); `{task.command}` gets it"
-    return text if task.recipe else f"{text}; `--task {task.alternative}` needs no download"

@@ -127,7 +127,7 @@ class IPD:
     @cached_property
     def reward_scale(self) -> float:
         """What every reward is multiplied by."""
-        return reward_scale(self.recorded, self.config.data.reward_scale)
+        return reward_scale(self.recorded, self.config.data.reward_scale, self.discount)
 
     @property
     def discount(self) -> float:

@@ -11,6 +11,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
+def rounding(data: Tensor) -> Tensor:
+    """Deviation (D,) at which a column of data (N, D) counts as constant, in any unit: about ten
+    times float32's rounding of its largest entry, or what float64 leaves in place of zeros."""
+    return (1e-6 * data.abs().amax(0)).clamp_min(1e-12)
+
+
+def inverse_deviation(data: Tensor) -> Tensor:
+    """1 / deviation of every column of data (N, D), shape (D,); 1 for constant ones."""
+    deviation = data.std(0, correction=0)
+    return torch.where(deviation > rounding(data), 1 / deviation, 1.0)
+
+
 class Features(nn.Module):
     """Normalized inputs, optionally with random Fourier features of some of them.
 
@@ -45,9 +57,8 @@ class Features(nn.Module):
 
     def fit(self, data: Tensor) -> None:
         """Normalize by the mean and deviation of data (N, D); constant inputs are only centred."""
-        deviation = data.std(0, correction=0)
         self.mean.copy_(data.mean(0))
-        self.inverse.copy_(torch.where(deviation > 1e-6, 1 / deviation, 1.0))
+        self.inverse.copy_(inverse_deviation(data))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Features (..., width) of raw inputs (..., D)."""

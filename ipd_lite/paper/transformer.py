@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ipd_lite.paper.nets import inverse_deviation
+
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
     """Mix v (B, heads, T, D) by the similarity of q and k, every row from rows up to itself."""
@@ -103,10 +105,8 @@ class TransformerPolicy(nn.Module):
     def fit(self, observations: Tensor, conditions: Tensor) -> None:
         """Normalize by the statistics of observations (N, O) and conditions (N,)."""
         for name, data in (("observation", observations), ("condition", conditions)):
-            deviation = data.std(0, correction=0)
             getattr(self, f"{name}_mean").copy_(data.mean(0))
-            inverse = torch.where(deviation > 1e-6, 1 / deviation, 1.0)
-            getattr(self, f"{name}_inverse").copy_(inverse)
+            getattr(self, f"{name}_inverse").copy_(inverse_deviation(data))
 
     def tokens(
         self, conditions: Tensor, observations: Tensor, actions: Tensor, timesteps: Tensor

@@ -11,8 +11,9 @@ backward pass and one fused optimizer step per batch.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -257,13 +258,19 @@ def train_values(
     return values.eval().requires_grad_(False)
 
 
+LEAST_CORRELATION, LEAST_SPREAD = 0.2, 0.1
+"""Below these V says nothing about the data (a pendulum's good V has 0.4 and 0.3)."""
+
+
 @dataclass(frozen=True)
 class ValueDiagnostics:
     """What to look at before trusting V (all in units of return).
 
     v_mean and monte_carlo_mean are over steps of *terminated* episodes, whose Monte-Carlo return is
     complete: V should not be below it. violation: largest distance outside the possible returns,
-    as a fraction of their range.
+    as a fraction of their range. rank_correlation, spread: of V with the data's discounted returns
+    (after a recording's cut, V's own), and its deviation as a fraction of theirs; NaN where they
+    are all the same.
     """
 
     v_mean: float
@@ -273,6 +280,8 @@ class ValueDiagnostics:
     bound_low: float
     bound_high: float
     violation: float
+    rank_correlation: float
+    spread: float
 
 
 @torch.no_grad()
@@ -287,6 +296,12 @@ def diagnose(values: Values, dataset: OfflineDataset, discount: float) -> ValueD
         1e-6
     )
     nothing = torch.full((1,), float("nan"), device=v.device)
+    rewards = dataset.rewards.clone()
+    cut = dataset.truncated
+    if cut.any():
+        rewards[cut] += discount * values.v(dataset.next_observations[cut])
+    following = replace(dataset, rewards=rewards).returns_to_go(discount)
+    varies = bool(following.std() > 1e-6 * following.abs().max())
     return ValueDiagnostics(
         v_mean=float((v[complete] if complete.any() else nothing).mean()),
         monte_carlo_mean=float((returns[complete] if complete.any() else nothing).mean()),
@@ -295,4 +310,30 @@ def diagnose(values: Values, dataset: OfflineDataset, discount: float) -> ValueD
         bound_low=float(low),
         bound_high=float(high),
         violation=float(outside),
+        rank_correlation=_correlation(_ranks(v), _ranks(following)) if varies else float("nan"),
+        spread=float(v.std() / following.std()) if varies else float("nan"),
     )
+
+
+def _ranks(values: Tensor) -> Tensor:
+    return values.argsort().argsort().double()
+
+
+def _correlation(one: Tensor, other: Tensor) -> float:
+    return float(torch.corrcoef(torch.stack([one, other]))[0, 1])
+
+
+def warn_if_values_do_not_fit(diagnostics: ValueDiagnostics) -> None:
+    """Warn in one line where V does not follow the returns of the data it was trained on.
+
+    V is not their average (it prefers the better ones, and stitches), so only what no policy
+    explains counts: V is nearly flat where they vary, or in another order.
+    """
+    correlation, spread = diagnostics.rank_correlation, diagnostics.spread
+    if correlation < LEAST_CORRELATION or spread < LEAST_SPREAD:
+        warnings.warn(
+            f"V does not follow the data's returns (rank correlation {correlation:.2f}, spread "
+            f"{spread:.2g} of theirs); try data.reward_scale 'discounted range', or more "
+            "values.updates",
+            stacklevel=2,
+        )

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ipd_lite.paper.dataset import OfflineDataset
-from ipd_lite.paper.nets import EnsembleMLP, Features, in_chunks
+from ipd_lite.paper.nets import EnsembleMLP, Features, in_chunks, rounding
 from ipd_lite.paper.training import (
     AS_WRITTEN,
     Checkpoint,
@@ -368,7 +368,9 @@ def train_world_model(
         model.features.fit(training.observations)
         targets = model_targets(model, training)
         model.target_mean.copy_(targets.mean(0))
-        model.target_deviation.copy_(targets.std(0, correction=0).clamp_min(1e-6))
+        sizes = torch.cat([training.observations, training.rewards[:, None]], dim=1)
+        least = rounding(sizes).clamp_max(1e-6)[: targets.shape[1]]
+        model.target_deviation.copy_(targets.std(0, correction=0).clamp_min(least))
         bootstrap = torch.randint(
             len(training), (config.members, len(training)), generator=generator, device=device
         )

@@ -36,7 +36,7 @@ from ipd_lite.study.pipeline import FORMAT, Pipeline, choose_device
 from ipd_lite.study.storage import Stage, exclusive, peak_memory, provenance, reset_peak_memory
 from ipd_lite.tasks.own_data import open_task
 from ipd_lite.tasks.registry import get_task
-from ipd_lite.tasks.rollout import Rollouts, rollout
+from ipd_lite.tasks.rollout import EnvironmentFault, Rollouts, rollout
 from ipd_lite.tasks.task import Task
 
 
@@ -99,9 +99,6 @@ def run(
         record["unit_seconds"] = round(time.perf_counter() - begun, 3)
         write_json(folder / "record.json", record)
         if not rollouts:
-            warnings.warn(
-                f"{task.name}: trained, but not evaluated: {task.no_environment}", stacklevel=2
-            )
             return scores
         write_csv(folder / "scores.csv", scores)  # last: only now the run counts as finished
         return read_scores(folder / "scores.csv")
@@ -154,7 +151,7 @@ def _train_and_evaluate(
             write_atomically(folder / "policy.safetensors", stage.result.read_bytes())
     started = time.perf_counter()
     reset_peak_memory()
-    rollouts = [] if acting and not pipeline.task.environment else _rollouts(pipeline, acting)
+    rollouts = _evaluated(pipeline, acting)
     pipeline.seconds["evaluation"] = round(time.perf_counter() - started, 3)
     pipeline.memory["evaluation"] = peak_memory()
     if not rollouts:
@@ -208,6 +205,18 @@ def recorded_episodes(data: OfflineDataset) -> Rollouts:
     """The data's own episodes in place of rollouts (nothing is known of their success)."""
     returns = data.episode_returns.cpu().numpy().astype(np.float64)
     return Rollouts(returns, data.lengths.cpu().numpy(), np.full(len(returns), np.nan))
+
+
+def _evaluated(pipeline: Pipeline, actors: Sequence[Actor]) -> list[Rollouts]:
+    """The rollouts; none, and a warning, where something is wrong with the environment."""
+    fault = pipeline.task.no_environment if actors and not pipeline.task.environment else ""
+    try:
+        if not fault:
+            return _rollouts(pipeline, actors)
+    except EnvironmentFault as error:
+        fault = str(error)
+    warnings.warn(f"{pipeline.task.name}: trained, but not evaluated: {fault}", stacklevel=2)
+    return []
 
 
 def _rollouts(pipeline: Pipeline, actors: Sequence[Actor]) -> list[Rollouts]:

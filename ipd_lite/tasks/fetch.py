@@ -34,6 +34,7 @@ from ipd_lite.data.minari_files import (
     save_minari,
 )
 from ipd_lite.paper.dataset import DataError, OfflineDataset
+from ipd_lite.tasks.own_data import check_fit
 from ipd_lite.tasks.registry import size
 from ipd_lite.tasks.task import Task
 
@@ -81,7 +82,8 @@ def import_d4rl(source: str, task: Task, replace_existing: bool = False) -> Offl
         task: whose dataset id, environment and reference scores the file gets.
 
     Raises:
-        DataError: the file cannot be fetched or read, lacks a field, or holds bad numbers.
+        DataError: the file cannot be fetched or read, lacks a field, holds bad numbers, or has
+            observations or actions of another width than the task; what was there before stays.
     """
     if local_path(task.dataset).is_dir() and not replace_existing:
         raise DataError(f"dataset {task.dataset} exists already; pass --replace to import it again")
@@ -99,6 +101,7 @@ def import_d4rl(source: str, task: Task, replace_existing: bool = False) -> Offl
     )
     if len(data) != count:
         raise DataError(f"{source}: {count} transitions went in, {len(data)} came out")
+    check_fit(task, data)
     save_minari(
         data,
         task.dataset,
@@ -108,10 +111,7 @@ def import_d4rl(source: str, task: Task, replace_existing: bool = False) -> Offl
         description=f"{task.description}; imported from {Path(source).name}",
         replace_existing=replace_existing,
     )
-    stored = load_minari(task.dataset)
-    if len(stored) != count or stored.episodes != data.episodes:
-        raise DataError(f"{task.dataset}: {count} transitions went in, {len(stored)} came out")
-    return stored
+    return data
 
 
 def _read_d4rl(path: Path, source: str) -> dict[str, NDArray[Any]]:
@@ -130,7 +130,7 @@ def _read_d4rl(path: Path, source: str) -> dict[str, NDArray[Any]]:
     for name in D4RL_FIELDS:
         if name not in arrays:
             raise DataError(
-                f"{source}: has no {name}, which every v2 file of D4RL has; it has "
+                f"{source}: has no {name}, expected in every v2 file of D4RL; it has "
                 f"{', '.join(sorted(found)) or 'nothing'}"
             )
     return arrays

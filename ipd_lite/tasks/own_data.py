@@ -7,8 +7,15 @@ so. Where the environment cannot be made, training works and evaluation says why
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
+import os
 import re
-from dataclasses import replace
+import sys
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -17,13 +24,15 @@ from gymnasium.envs.registration import EnvSpec
 from torch import Tensor
 
 from ipd_lite.data.episodes import one_line
-from ipd_lite.data.minari_files import load_minari, read_metadata
+from ipd_lite.data.minari_files import read_metadata, spaces_of
+from ipd_lite.data.spaces import canonical
+from ipd_lite.files import write_json
 from ipd_lite.paper.acting import FunctionActor
 from ipd_lite.paper.dataset import DataError, OfflineDataset
 from ipd_lite.settings import EvaluationConfig, check_number
-from ipd_lite.tasks.load import load_task
-from ipd_lite.tasks.registry import CAUTIOUS, get_task
-from ipd_lite.tasks.rollout import flat, rollout
+from ipd_lite.tasks.load import find, load_once
+from ipd_lite.tasks.registry import OWN_DATA, get_task
+from ipd_lite.tasks.rollout import EnvironmentFault, rollout
 from ipd_lite.tasks.task import Task
 
 RANDOM_EPISODES = 10
@@ -42,38 +51,40 @@ def open_task(
             environment's, or the longest recorded episode.
 
     Raises:
-        DataError: the dataset is missing or cannot be used.
-        ValueError: an impossible horizon.
+        DataError: the dataset is missing, cannot be used, or does not fit the task.
+        ValueError: the horizon is no positive number.
     """
     if horizon is not None:
         check_number("horizon", horizon, 1)
-    if dataset is not None and not dataset.strip():
-        raise DataError(f"dataset = {dataset!r}: expected an id or a path (an unset variable?)")
-    opened = {"task": task, "dataset": dataset, "horizon": horizon}
-    if task is not None:
-        found = get_task(task)
-        if dataset is None and horizon is None:
-            return found
-        return replace(
-            found,
-            dataset=dataset or found.dataset,
-            source=read_metadata(dataset)["dataset_id"] if dataset else found.source,
-            horizon=horizon or found.horizon,
-            opened=opened,
-        )
-    if dataset is None:
+    if task is None and dataset is None:
         raise DataError("name a task or a dataset")
-    return replace(_from_dataset(dataset, horizon), opened=opened)
+    dataset = None if dataset is None else find(dataset)
+    opened = {"task": task, "dataset": dataset, "horizon": horizon}
+    if task is None:
+        return replace(_from_dataset(str(dataset), horizon), opened=opened)
+    found = get_task(task)
+    if dataset is None and horizon is None:
+        return found
+    found = replace(found, horizon=horizon or found.horizon, opened=opened)
+    if dataset is None:
+        return found
+    source = read_metadata(dataset)["dataset_id"]
+    found = replace(found, dataset=dataset, source=source)
+    check_fit(found)
+    env = gym.make(found.spec or found.environment)
+    found = replace(found, actions=load_once(dataset, actions=_box(env.action_space))[1])
+    env.close()
+    return found
 
 
 def _from_dataset(dataset: str, horizon: int | None) -> Task:
-    data = load_minari(dataset)
     metadata = read_metadata(dataset)
-    spec, why = _environment(metadata, data)
+    spec, space, why = _environment(metadata, _widths(dataset))
+    data, bounds = load_once(dataset, actions=space)
     limit = horizon or (spec and spec.max_episode_steps) or int(data.lengths.max())
-    identifier = metadata["dataset_id"]
+    identifier = str(metadata["dataset_id"])
     task = Task(
-        name=re.sub(r"[^A-Za-z0-9_.-]+", "-", identifier).strip("-."),
+        name=re.sub(r"[^\w.-]+", "-", identifier).strip("-.") or "own-data",
         description=f"{data.episodes} episodes of {identifier}",
         environment=spec.id if spec else "",
         dataset=dataset,
@@ -83,61 +94,122 @@ def _from_dataset(dataset: str, horizon: int | None) -> Task:
         horizon=int(limit),
         source=identifier,
         spec=spec,
+        actions=bounds,
         no_environment=why,
-        overrides=CAUTIOUS,
+        overrides=OWN_DATA,
     )
+    if spec:
+        task = _tried(task)
     return _with_references(task, metadata, data)
 
 
-def _environment(metadata: dict[str, Any], data: OfflineDataset) -> tuple[EnvSpec | None, str]:
-    """The evaluation environment that the dataset names, or None and the reason."""
+def _environment(
+    metadata: Mapping[str, Any], widths: tuple[int, int]
+) -> tuple[EnvSpec | None, gym.spaces.Box | None, str]:
+    """The evaluation environment that the dataset names and its action space, or the reason."""
+    name = metadata["dataset_id"]
     text = metadata.get("eval_env_spec") or metadata.get("env_spec")
     if not text:
-        return None, f"{data.name} names no environment; record the dataset with one"
+        return None, None, f"{name} names no environment; record the dataset with one"
     try:
-        spec = EnvSpec.from_json(text)
-        env = flat(gym.make(spec))
+        spec = _without_windows(_specification(text))
+        env = gym.make(spec, disable_env_checker=True)
+        space = _box(env.action_space)
+        why = _misfit(canonical(env), spec.id, str(name), *widths)
+        env.close()
     except Exception as error:  # anything that another package's environment may raise
-        return None, f"the environment of {data.name} cannot be made here ({one_line(error)})"
-    if why := _misfit(env, spec.id, data):
-        return None, why
-    env.close()
-    return spec, ""
+        needs = ", ".join(metadata.get("requirements") or ())
+        return None, None, (
+            f"the environment of {name} cannot be made here ({one_line(error)}); install "
+            f"{needs or 'the package that has it'}"
+        )  # fmt: skip
+    return (None, None, why) if why else (spec, space, "")
 
 
-def _misfit(env: gym.Env[Any, Any], name: str, data: OfflineDataset) -> str:
-    """In which width an environment and the data differ; "" if in none."""
+def _specification(text: str) -> EnvSpec:
+    """Gymnasium's own reading, without the fields that its earlier versions had."""
+    known = {field.name for field in fields(EnvSpec)} - {"namespace", "name", "version"}
+    found = {"additional_wrappers": [], **json.loads(text)}
+    return EnvSpec.from_json(json.dumps({k: v for k, v in found.items() if k in known}))
+
+
+def _without_windows(spec: EnvSpec) -> EnvSpec:
+    """Nothing is drawn during evaluation, whatever was drawn during the recording."""
+    windows = {"render", "gui", "GUI", "has_renderer"}
+    kwargs = {k: False if k in windows else v for k, v in spec.kwargs.items() if k != "render_mode"}
+    drawing = {"HumanRendering", "RenderCollection", "RecordVideo"}
+    wrappers = tuple(w for w in spec.additional_wrappers if w.name not in drawing)
+    return replace(spec, kwargs=kwargs, additional_wrappers=wrappers)
+
+
+def _box(space: gym.Space[Any]) -> gym.spaces.Box | None:
+    return space if isinstance(space, gym.spaces.Box) else None
+
+
+def _widths(dataset: str) -> tuple[int, int]:
+    observations, actions = spaces_of(dataset)
+    return observations, actions.shape[0]
+
+
+def _misfit(
+    env: gym.Env[Any, Any], environment: str, dataset: str, observations: int, actions: int
+) -> str:
+    """In which width an environment and data differ; "" if in none."""
     for field, space, width in (
-        ("observation", env.observation_space, data.observations.shape[1]),
-        ("action", env.action_space, data.actions.shape[1]),
+        ("observation", env.observation_space, observations),
+        ("action", env.action_space, actions),
     ):
         if space.shape != (width,):
-            return f"{name} has {field}s of shape {space.shape}, {data.name} has {(width,)}"
+            return (
+                f"{environment} has {field}s of shape {space.shape}, {dataset} has {(width,)}; "
+                "do they belong together?"
+            )
     return ""
 
 
-def check_fit(task: Task) -> None:
-    """Compare other data for a registered task with the task's environment, before any training.
+def check_fit(task: Task, data: OfflineDataset | None = None) -> None:
+    """Compare data (None = the task's own) with the task's environment, before any training.
 
     Raises:
         DataError: observations or actions have another width.
     """
-    env = flat(task.make())
-    if why := _misfit(env, task.environment, load_task(task)):
-        raise DataError(why)
+    widths = (data.observations.shape[1], data.actions.shape[1]) if data else _widths(task.dataset)
+    env = task.make()
+    why = _misfit(env, task.environment, data.name if data else task.dataset, *widths)
     env.close()
+    if why:
+        raise DataError(why)
 
 
-def _with_references(task: Task, metadata: dict[str, Any], data: OfflineDataset) -> Task:
+def _tried(task: Task) -> Task:
+    """The task, without its environment if one step of it fails: better known before training."""
+    try:
+        _random_rollout(replace(task, horizon=1), 1)
+    except EnvironmentFault as fault:
+        return _without_environment(task, fault)
+    return task
+
+
+def _without_environment(task: Task, fault: EnvironmentFault) -> Task:
+    return replace(task, environment="", spec=None, no_environment=str(fault))
+
+
+def _with_references(task: Task, metadata: Mapping[str, Any], data: OfflineDataset) -> Task:
     """References from the metadata, else measured; the definition of the score tells which."""
     low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
     low_text = high_text = "the dataset's own reference"
     if low is None and task.environment:
-        low, low_text = random_return(task, data), f"a random policy, {RANDOM_EPISODES} episodes"
+        try:
+            low, low_text = random_return(task), f"a random policy, {RANDOM_EPISODES} episodes"
+        except EnvironmentFault as fault:
+            task = _without_environment(task, fault)
     if low is None:
         low, low_text = float(data.episode_returns.min()), "the worst recorded episode"
     if high is None:
-        high, high_text = float(data.episode_returns.max()), "the best recorded episode"
+        best = int(data.episode_returns.argmax())
+        high, high_text = float(data.episode_returns[best]), "the best recorded episode"
+        if (steps := int(data.lengths[best])) != task.horizon and task.environment:
+            high_text += f", of {steps} steps; evaluations last up to {task.horizon}"
     definition = f"0 = {low:.6g} ({low_text}), 100 = {high:.6g} ({high_text})"
     if not high > low:
         definition = (
@@ -145,21 +217,39 @@ def _with_references(task: Task, metadata: dict[str, Any], data: OfflineDataset)
         )
         low, high = 0.0, 100.0
     return replace(
-        task,
-        reference_min=float(low),
-        reference_max=float(high),
-        score_definition=definition,
+        task, reference_min=float(low), reference_max=float(high), score_definition=definition
     )
 
 
-def random_return(task: Task, data: OfflineDataset) -> float:
-    """Mean return of uniformly random actions in the task's environment."""
+def random_return(task: Task) -> float:
+    """Mean return of uniformly random actions in the task's environment, measured once.
+
+    The result is kept in the user's cache folder, where it can always be deleted.
+    """
+    key = hashlib.sha256(repr((task.spec, task.horizon, task.actions)).encode()).hexdigest()[:16]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    file = cache / "ipd-lite" / f"random-{key}.json"
+    try:
+        return float(json.loads(file.read_text()))
+    except (OSError, ValueError, TypeError):  # not there, or not readable
+        print(
+            f"{task.name}: measuring a random policy, {RANDOM_EPISODES} episodes of "
+            f"{task.environment} (once; it becomes score 0)",
+            file=sys.stderr,
+        )
+    result = _random_rollout(task, RANDOM_EPISODES)
+    with contextlib.suppress(OSError):  # a home that cannot be written to
+        write_json(file, result)
+    return result
+
+
+def _random_rollout(task: Task, episodes: int) -> float:
     generator = np.random.default_rng(0)
-    width = data.actions.shape[1]
+    assert task.actions is not None  # own data has bounds
+    (width,) = task.actions.shape
 
     def act(observations: Tensor) -> Tensor:
-        actions = generator.uniform(-1, 1, (len(observations), width))
-        return observations.new_tensor(actions)
+        return observations.new_tensor(generator.uniform(-1, 1, (len(observations), width)))
 
-    config = EvaluationConfig(episodes=RANDOM_EPISODES, slots=RANDOM_EPISODES)
+    config = EvaluationConfig(episodes=episodes, slots=episodes)
     return float(rollout(task, FunctionActor(act), config).returns.mean())

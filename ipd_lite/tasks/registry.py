@@ -38,7 +38,8 @@ def reach_goal_termination(maze: str) -> TerminationFunction:
     return terminated
 
 
-def _maze_task(name: str, maze: str, description: str, controller: float, **recipe: Any) -> Task:
+def _maze_task(name: str, description: str, controller: float, **recipe: Any) -> Task:
+    maze = name.split("-")[1]
     limit = mazes.DECISION_LIMITS[maze]
     return Task(
         name=name,
@@ -146,6 +147,10 @@ MANIPULATION: dict[str, Any] = {
     "values.temperature": 0.5,
     "values.actor_dropout": 0.1,
 }
+
+
+# Data of one's own may have rewards of any size.
+OWN_DATA: dict[str, Any] = {**CAUTIOUS, "data.reward_scale": "discounted range"}
 
 
 ANT_MAZE: dict[str, Any] = {
@@ -288,128 +293,129 @@ _HANDS: dict[str, tuple[tuple[float, float], tuple[int, int], tuple[int, int, in
 }
 
 
+def _d4rl_task(
+    name: str,
+    dataset: str,
+    references: tuple[float, float],
+    steps: int,
+    widths: tuple[int, int],
+    **rest: Any,
+) -> Task:
+    """A set that Minari's server keeps as D4RL recorded it."""
+    return Task(
+        name=name,
+        dataset=dataset,
+        remote_dataset=dataset,
+        source="D4RL (Minari)",
+        lesson=LESSON,
+        reference_min=references[0],
+        reference_max=references[1],
+        steps=steps,
+        megabytes=_megabytes(steps, *widths),
+        **rest,
+    )
+
+
 def _hand_tasks(hand: str) -> Iterator[Task]:
-    (low, high), widths, steps = _HANDS[hand]
-    for kind, count in zip(("human", "cloned", "expert"), steps, strict=True):
-        dataset = f"D4RL/{hand}/{kind}-v2"
-        yield Task(
-            name=f"{hand}-{kind}",
+    references, widths, counts = _HANDS[hand]
+    robot = f"AdroitHand{hand.capitalize()}"
+    for kind, steps in zip(("human", "cloned", "expert"), counts, strict=True):
+        yield _d4rl_task(
+            f"{hand}-{kind}",
+            f"D4RL/{hand}/{kind}-v2",
+            references,
+            steps,
+            widths,
             description=f"a 24-joint hand and a {hand}: {kind} demonstrations",
-            environment=f"ipd_lite/AdroitHand{hand.capitalize()}-v0",
-            dataset=dataset,
-            reference_min=low,
-            reference_max=high,
+            environment=f"ipd_lite/{robot}-v0",
             score_definition=(
-                "0 = D4RL's random policy, 100 = D4RL's expert; AdroitHand"
-                f"{hand.capitalize()}-v1 with D4RL's reward sign and time limit"
+                f"0 = D4RL's random policy, 100 = D4RL's expert; {robot}-v1 with D4RL's reward "
+                "sign and time limit"
             ),
             horizon=robotics.HAND_LIMITS[hand],
             termination="pen below 0.075 m" if hand == "pen" else "never",
-            source="D4RL (Minari)",
-            remote_dataset=dataset,
-            steps=count,
-            megabytes=_megabytes(count, *widths),
             terminated=pen_termination if hand == "pen" else never_terminates,
             overrides=MANIPULATION,
-            lesson=LESSON,
         )
 
 
 def _kitchen_task(kind: str, steps: int) -> Task:
-    dataset = f"D4RL/kitchen/{kind}-v2"
-    return Task(
-        name=f"kitchen-{kind}",
+    return _d4rl_task(
+        f"kitchen-{kind}",
+        f"D4RL/kitchen/{kind}-v2",
+        (0.0, 4.0),
+        steps,
+        (81, 9),
         description=f"a robot arm and four subtasks in a kitchen: {kind} demonstrations",
         environment=f"ipd_lite/Kitchen-{kind.capitalize()}-v0",
-        dataset=dataset,
-        reference_min=0.0,
-        reference_max=4.0,
         score_definition="25 for every finished subtask; FrankaKitchen-v1",
         horizon=280,
         termination="all four subtasks finished",
-        source="D4RL (Minari)",
-        remote_dataset=dataset,
-        steps=steps,
-        megabytes=_megabytes(steps, 81, 9),
         overrides=MANIPULATION,
-        lesson=LESSON,
     )
 
 
-def _ant_maze_task(name: str, dataset: str, maze: str, what: str) -> Task:
-    return Task(
-        name=f"antmaze-{name}",
-        description=what,
+def _ant_maze_task(name: str, description: str) -> Task:
+    maze = name.split("-")[0]
+    return _d4rl_task(
+        f"antmaze-{name}",
+        f"D4RL/antmaze/{name}-v1",
+        (0.0, 1.0),
+        1_000_000,
+        (31, 8),
+        description=description,
         environment=f"ipd_lite/AntMaze-{maze.capitalize()}-v0",
-        dataset=dataset,
-        reference_min=0.0,
-        reference_max=1.0,
         score_definition=(
             "percentage of episodes that reach the goal; learning sees reward - 1, scores do not"
         ),
         horizon=robotics.ANT_MAZE_LIMITS[maze],
         termination="goal reached, in evaluation only",
-        source="D4RL (Minari)",
-        remote_dataset=dataset,
-        steps=1_000_000,
-        megabytes=_megabytes(1_000_000, 31, 8),
         reward_shift=-1.0,
         position_dimensions=(0, 1),
         overrides=ANT_MAZE,
-        lesson=LESSON,
     )
 
 
-# The controllers' mean returns over evaluation starts 12345..12444; a test measures them again.
-TASKS: dict[str, Task] = {
-    task.name: task
-    for task in (
-        _maze_task(
-            "pointmaze-umaze",
-            "umaze",
-            "U-shaped maze, undirected data at full speed: the smallest stitching problem",
-            controller=-14.75,
-            decisions=20_000,
-        ),
-        _maze_task(
-            "pointmaze-medium",
-            "medium",
-            "medium maze, undirected data at full speed in pieces of 20 decisions",
-            controller=-29.69,
-        ),
-        _maze_task(
-            "pointmaze-medium-slow",
-            "medium",
-            "medium maze, hesitant data: better actions exist than the data's usual ones",
-            controller=-29.69,
-            speed=0.4,
-        ),
-        _maze_task(
-            "pointmaze-large",
-            "large",
-            "large maze, undirected data at full speed in pieces of 20 decisions",
-            controller=-41.35,
-            decisions=80_000,
-        ),
-        *(task for robot in ENVIRONMENTS for task in _locomotion_tasks(robot)),
-        *(task for hand in _HANDS for task in _hand_tasks(hand)),
-        _kitchen_task("complete", 4_209),
-        _kitchen_task("partial", 136_937),
-        _kitchen_task("mixed", 136_937),
-        _ant_maze_task("umaze", "D4RL/antmaze/umaze-v1", "umaze", "an ant, one start, one goal"),
-        _ant_maze_task(
-            "umaze-diverse", "D4RL/antmaze/umaze-diverse-v1", "umaze", "an ant, any start and goal"
-        ),
-        _ant_maze_task(
-            "medium-play", "D4RL/antmaze/medium-play-v1", "medium",
-            "an ant, hand-picked starts and goals",
-        ),
-        _ant_maze_task(
-            "medium-diverse", "D4RL/antmaze/medium-diverse-v1", "medium",
-            "an ant, any start and goal",
-        ),
+def _all_tasks() -> Iterator[Task]:
+    # The controllers' mean returns over evaluation starts 12345..12444; a test measures them again.
+    undirected = "undirected data at full speed"
+    yield _maze_task(
+        "pointmaze-umaze",
+        f"U-shaped maze, {undirected}: the smallest stitching problem",
+        controller=-14.75,
+        decisions=20_000,
     )
-}  # fmt: skip
+    yield _maze_task(
+        "pointmaze-medium",
+        f"medium maze, {undirected} in pieces of 20 decisions",
+        controller=-29.69,
+    )
+    yield _maze_task(
+        "pointmaze-medium-slow",
+        "medium maze, hesitant data: better actions exist than the data's usual ones",
+        controller=-29.69,
+        speed=0.4,
+    )
+    yield _maze_task(
+        "pointmaze-large",
+        f"large maze, {undirected} in pieces of 20 decisions",
+        controller=-41.35,
+        decisions=80_000,
+    )
+    for robot in ENVIRONMENTS:
+        yield from _locomotion_tasks(robot)
+    for hand in _HANDS:
+        yield from _hand_tasks(hand)
+    yield _kitchen_task("complete", 4_209)
+    yield _kitchen_task("partial", 136_937)
+    yield _kitchen_task("mixed", 136_937)
+    yield _ant_maze_task("umaze", "an ant, one start, one goal")
+    yield _ant_maze_task("umaze-diverse", "an ant, any start and goal")
+    yield _ant_maze_task("medium-play", "an ant, hand-picked starts and goals")
+    yield _ant_maze_task("medium-diverse", "an ant, any start and goal")
+
+
+TASKS: dict[str, Task] = {task.name: task for task in _all_tasks()}
 
 
 def get_task(name: str) -> Task:

@@ -93,8 +93,7 @@ def make_hand(hand: str, **kwargs: Any) -> gym.Env[Any, Any]:
 def make_kitchen(dataset: str, **kwargs: Any) -> gym.Env[Any, Any]:
     """Entry point of `ipd_lite/Kitchen*-v0`: FrankaKitchen-v1 with one dataset's subtasks."""
     return cast(
-        "gym.Env[Any, Any]",
-        KitchenEnv(tasks_to_complete=list(KITCHEN_SUBTASKS[dataset]), **kwargs),
+        "gym.Env[Any, Any]", KitchenEnv(tasks_to_complete=list(KITCHEN_SUBTASKS[dataset]), **kwargs)
     )
 
 

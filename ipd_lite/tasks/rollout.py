@@ -1,4 +1,4 @@
-"""Rollouts in the real environment, normalized scores, intervals. Reports, never trains.
+"""Rollouts in the real environment. Reports, never trains.
 
 Episode i starts from seed `evaluation.seed + i` whatever the policy, so that methods and seeds are
 compared on the same starts. Several environments run side by side under one batched policy; a slot
@@ -16,10 +16,14 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ipd_lite.data.spaces import flatten_observation, from_unit_range
+from ipd_lite.data.episodes import one_line
 from ipd_lite.paper.acting import Actor
 from ipd_lite.settings import EvaluationConfig
 from ipd_lite.tasks.task import Task
+
+
+class EnvironmentFault(RuntimeError):
+    """An environment that cannot be evaluated; the message names it and what it did."""
 
 
 @dataclass(frozen=True)
@@ -37,20 +41,11 @@ _environments: dict[str, list[gym.Env[Any, Any]]] = {}
 
 def _pool(task: Task, slots: int) -> list[gym.Env[Any, Any]]:
     """Environments of the task, made once per process: building a maze takes 0.1 s."""
-    pool = _environments.setdefault(f"{task.spec or task.environment}, {task.horizon} steps", [])
+    key = f"{task.spec or task.environment}, {task.horizon} steps, {task.actions}"
+    pool = _environments.setdefault(key, [])
     while len(pool) < slots:
-        pool.append(flat(task.make()))
+        pool.append(task.make())
     return pool[:slots]
-
-
-def flat(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
-    """The environment with observations as its dataset has them here: Dicts become vectors."""
-    space = env.observation_space
-    if not isinstance(space, gym.spaces.Dict):
-        return env
-    width = flatten_observation(space.sample(), space).shape
-    box = gym.spaces.Box(-np.inf, np.inf, width, np.float64)
-    return gym.wrappers.TransformObservation(env, lambda o: flatten_observation(o, space), box)
 
 
 def rollout(
@@ -61,19 +56,26 @@ def rollout(
     device: torch.device | str = "cpu",
     progress: bool = False,
 ) -> Rollouts:
-    """Run `config.episodes` episodes; deterministic for a deterministic actor."""
+    """Run `config.episodes` episodes; deterministic for a deterministic actor.
+
+    Raises:
+        EnvironmentFault: the environment cannot be made, fails, or returns something that is not a
+            finite number.
+    """
     slots = min(config.slots, config.episodes)
-    environments = _pool(task, slots)
-    space = environments[0].action_space
-    assert isinstance(space, gym.spaces.Box)
+    try:
+        environments = _pool(task, slots)
+    except Exception as error:  # anything that another package's environment may raise
+        raise EnvironmentFault(f"{task.environment} cannot be made: {one_line(error)}") from error
     returns = np.zeros(config.episodes)
     steps = np.zeros(config.episodes, dtype=np.int64)
     success = np.full(config.episodes, np.nan)
     episode = list(range(slots))
     waiting = iter(range(slots, config.episodes))
+    name = task.environment
     observations = np.stack(
-        [np.asarray(env.reset(seed=config.seed + i)[0]) for i, env in enumerate(environments)]
-    ).astype(np.float32)
+        [_reset(env, config.seed + i, name) for i, env in enumerate(environments)]
+    )
     rewards = np.zeros(slots, dtype=np.float32)
     actor.begin(slots)
     actor.reset(torch.arange(slots, device=device))
@@ -85,18 +87,15 @@ def rollout(
                 torch.as_tensor(rewards[active], device=device),
                 torch.tensor(active, device=device),
             )
-            actions_host = from_unit_range(actions.clamp(-1, 1).cpu().numpy(), space)
             begun = []
-            for slot, action in zip(list(active), actions_host, strict=True):
-                observation, reward, terminated, truncated, info = environments[slot].step(action)
-                reward = _number(reward)
-                observations[slot], rewards[slot] = observation, reward
+            for slot, action in zip(list(active), actions.clamp(-1, 1).cpu().numpy(), strict=True):
+                observations[slot], reward, over, arrived = _step(environments[slot], action, name)
+                rewards[slot] = reward
                 number = episode[slot]
                 returns[number] += reward
                 steps[number] += 1
-                if "success" in info:
-                    success[number] = np.fmax(success[number], _number(info["success"]))
-                if not (terminated or truncated):
+                success[number] = np.fmax(success[number], arrived)
+                if not over:
                     continue
                 bar.update()
                 following = next(waiting, None)
@@ -104,7 +103,7 @@ def rollout(
                     active.remove(slot)
                     continue
                 episode[slot] = following
-                observations[slot] = environments[slot].reset(seed=config.seed + following)[0]
+                observations[slot] = _reset(environments[slot], config.seed + following, name)
                 rewards[slot] = 0.0
                 begun.append(slot)
             if begun:
@@ -112,6 +111,46 @@ def rollout(
     return Rollouts(returns, steps, success)
 
 
-def _number(value: Any) -> float:
-    """Some environments return arrays of one entry."""
-    return float(np.asarray(value).item())
+def _reset(env: gym.Env[Any, Any], seed: int, name: str) -> NDArray[np.float32]:
+    """The first observation (O,) of the episode with this seed."""
+    try:
+        observation, _ = env.reset(seed=seed)
+        return _numbers(observation, env.observation_space.shape, "the observation")
+    except Exception as error:
+        raise EnvironmentFault(f"{name}: reset(seed={seed}) fails: {one_line(error)}") from error
+
+
+def _step(
+    env: gym.Env[Any, Any], action: NDArray[Any], name: str
+) -> tuple[NDArray[np.float32], float, bool, float]:
+    """Observation (O,), reward, whether the episode is over, success (NaN = the environment does
+    not say)."""
+    try:
+        observation, reward, terminated, truncated, info = env.step(action)
+        # Plain numbers and arrays of one entry are both common.
+        number = float(_numbers(np.ravel(np.asarray(reward)), (1,), "the reward", np.float64)[0])
+        shape = env.observation_space.shape
+        seen = _numbers(observation, shape, "the observation")
+        return seen, number, bool(terminated or truncated), _success(info)
+    except Exception as error:
+        raise EnvironmentFault(f"{name}: step fails: {one_line(error)}") from error
+
+
+def _numbers(values: Any, shape: tuple[int, ...] | None, what: str, kind: Any = np.float32) -> Any:
+    """`values` as finite numbers of this shape."""
+    array = np.asarray(values, dtype=kind)
+    if array.shape != shape:
+        raise ValueError(f"{what} has shape {array.shape}, expected {shape}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{what} is not finite")
+    return array
+
+
+def _success(info: Any) -> float:
+    """`success` or (Fetch) `is_success` as a number, NaN where neither says."""
+    for key in ("success", "is_success"):
+        try:
+            return float(np.asarray(info[key]).item())
+        except (KeyError, TypeError, ValueError):
+            continue
+    return float("nan")

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
+from ipd_lite.data.spaces import canonical
 from ipd_lite.paper.world_model import Known, RewardFunction, TerminationFunction
 from ipd_lite.settings import Config, override, preset
 
@@ -81,6 +82,7 @@ class Task:
         reward, terminated: known functions for the planner, None where they must be learned.
         reward_shift: added to every reward before learning (AntMaze: -1); scores stay as recorded.
         spec: the environment as its dataset describes it (own data).
+        actions: finite bounds that stand for -1 and 1; None = the environment's own.
         opened: arguments of `own_data.open_task` that made this task, {} for a registered one.
     """
 
@@ -105,6 +107,7 @@ class Task:
     reward: RewardFunction | None = None
     terminated: TerminationFunction | None = None
     spec: EnvSpec | None = None
+    actions: gym.spaces.Box | None = None
     no_environment: str = ""
     reward_shift: float = 0.0
     opened: Mapping[str, Any] = field(default_factory=dict)
@@ -138,15 +141,16 @@ class Task:
         return f"ipd-lite download {self.name}" if self.remote_dataset else ""
 
     def make(self, **kwargs: Any) -> gym.Env[Any, Any]:
-        """A new evaluation environment (keyword arguments go to `gymnasium.make`).
+        """A new evaluation environment (keyword arguments go to `gymnasium.make`): observations are
+        vectors in the dataset's order, actions lie in [-1, 1], no window opens unless asked for.
 
         Raises:
             ValueError: the task has none; the message says why.
         """
         if not self.environment:
             raise ValueError(f"{self.name} cannot be evaluated: {self.no_environment}")
-        spec = self.spec or self.environment
-        return gym.make(spec, max_episode_steps=self.horizon, **kwargs)
+        options = {"max_episode_steps": self.horizon, "disable_env_checker": True, **kwargs}
+        return canonical(gym.make(self.spec or self.environment, **options), self.actions)
 
     def normalized_score(self, returns: Any) -> Any:
         """100 * (return - reference_min) / (reference_max - reference_min)."""

@@ -19,7 +19,7 @@ from ipd_lite.paper.values import Values, train_values
 from ipd_lite.paper.world_model import WorldModel, train_world_model
 from ipd_lite.tasks import registry as tasks
 from ipd_lite.tasks.mazes import make_point_maze
-from ipd_lite.tasks.rollout import flat, rollout
+from ipd_lite.tasks.rollout import rollout
 from tests.benchmarks import flops
 from tests.benchmarks.conftest import bfloat16_pays
 from tests.benchmarks.usual import (
@@ -349,7 +349,7 @@ def test_evaluation_usual(measure, repeat):
     env = tasks.get_task("pointmaze-medium").make()
     values = UsualIQL(PUBLISHED_VALUES, 4, 2)
     policy = UsualTransformer(4, 2, LESSON.distillation).eval()
-    flat_env, context = flat(env), LESSON.distillation.context
+    flat_env, context = env, LESSON.distillation.context
     episodes = range(repeat(4, 1))
 
     def work():
