@@ -25,7 +25,7 @@ from ipd_lite.paper.dataset import DataError
 from ipd_lite.settings import preset
 from ipd_lite.study.pipeline import Pipeline
 from ipd_lite.study.run import evaluate_again, run
-from ipd_lite.study.sweep import other_data
+from ipd_lite.study.spec import other_data
 from ipd_lite.tasks.load import load_task
 from ipd_lite.tasks.own_data import open_task
 from ipd_lite.tasks.registry import TASKS, get_task
