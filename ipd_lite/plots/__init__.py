@@ -31,6 +31,7 @@ from ipd_lite.plots.mazes import (
     uncertainty_maps,
     value_maps,
 )
+from ipd_lite.plots.race import Lane, race_animation, race_finish
 from ipd_lite.plots.scores import (
     COLUMN,
     MARKERS,
@@ -81,6 +82,7 @@ __all__ = [
     "SEQUENTIAL",
     "SKY",
     "VERMILION",
+    "Lane",
     "Line",
     "Picture",
     "ablation",
@@ -110,6 +112,8 @@ __all__ = [
     "policy_paths",
     "profiles",
     "promises",
+    "race_animation",
+    "race_finish",
     "return_histograms",
     "score_chart",
     "score_curve",

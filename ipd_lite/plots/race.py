@@ -1,0 +1,156 @@
+"""The race: the same balls from the same starts, one panel per policy, a clock and a counter."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.text import Text
+from numpy.typing import NDArray
+
+from ipd_lite.plots.mazes import maze
+from ipd_lite.plots.style import BLUE, GREEN, GREY, ORANGE, SKY, Array
+
+SECONDS = 0.05
+"""Of the ball's time in one decision."""
+
+
+@dataclass(frozen=True)
+class Lane:
+    """One policy's balls: paths (B, T + 1, 2), and the decision (B,) of arrival, 0 = never."""
+
+    paths: Array
+    arrivals: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """What moves in one panel."""
+
+    lane: Lane
+    tails: LineCollection
+    running: Line2D
+    arrived: Line2D
+    counter: Text
+
+    def at(self, decision: int) -> None:
+        """Put the balls where they are after this many decisions."""
+        paths, arrivals = self.lane.paths, self.lane.arrivals
+        here = paths[:, min(decision, paths.shape[1] - 1)]
+        inside = (arrivals > 0) & (arrivals <= decision)
+        self.tails.set_segments(list(paths[:, : decision + 1]))
+        self.running.set_data(*here[~inside].T)
+        self.arrived.set_data(*here[inside].T)
+        text = f"arrived {inside.sum()} of {len(paths)}"
+        if inside.any():
+            text += f", after {arrivals[inside].mean():.1f} on average"
+        self.counter.set_text(text)
+
+    @property
+    def artists(self) -> Sequence[Artist]:
+        return (self.tails, self.running, self.arrived, self.counter)
+
+
+def _stage(
+    walls: NDArray[np.bool_], goal: Array, lanes: Mapping[str, Lane], dpi: float
+) -> tuple[Figure, list[_Panel], Text]:
+    """The empty panels with their starts, and everything that moves."""
+    width = 2.35 * len(lanes)
+    figure, axes = plt.subplots(
+        1, len(lanes), figsize=(width, 2.85), dpi=dpi, squeeze=False, layout="none"
+    )
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.08, top=0.84, wspace=0.05)
+    half = np.array(walls.shape[::-1]) / 2 - 0.8  # most of the outer wall says nothing
+    panels = []
+    for ax, (title, lane) in zip(axes[0], lanes.items(), strict=True):
+        maze(ax, walls, goal)
+        ax.set(xlim=(-half[0], half[0]), ylim=(-half[1], half[1]), xticks=[], yticks=[],
+               xlabel="", ylabel="")  # fmt: skip
+        ax.set_title(title, fontsize=10, pad=3)
+        ax.plot(*lane.paths[:, 0].T, "o", mfc="none", color=ORANGE, ms=6, zorder=4)
+        tails = LineCollection([], color=SKY, lw=1.0, alpha=0.7, zorder=4, animated=True)
+        ax.add_collection(tails)
+        (running,) = ax.plot([], [], "o", color=BLUE, ms=6, zorder=6, animated=True)
+        (arrived,) = ax.plot([], [], "s", color=GREEN, ms=6, zorder=7, animated=True)
+        counter = ax.text(0.5, -0.035, "", transform=ax.transAxes, ha="center", va="top",
+                          fontsize=8.5, animated=True)  # fmt: skip
+        panels.append(_Panel(lane, tails, running, arrived, counter))
+    clock = figure.text(0.5, 0.985, "", ha="center", va="top", fontsize=9, color=GREY)
+    clock.set_animated(True)
+    return figure, panels, clock
+
+
+def _clock(decision: int, limit: int) -> str:
+    return f"decision {decision} of {limit}, {SECONDS * decision:.1f} s of the ball's time"
+
+
+def race_finish(walls: NDArray[np.bool_], goal: Array, lanes: Mapping[str, Lane]) -> Figure:
+    """The end of the race as a still: whole paths, who arrived (squares) and who did not."""
+    figure, panels, clock = _stage(walls, goal, lanes, dpi=110)
+    limit = max(lane.paths.shape[1] for lane in lanes.values()) - 1
+    for panel in panels:
+        panel.at(limit)
+    clock.set_text(_clock(limit, limit))
+    for artist in (clock, *(artist for panel in panels for artist in panel.artists)):
+        artist.set_animated(False)
+    return figure
+
+
+def race_animation(
+    walls: NDArray[np.bool_],
+    goal: Array,
+    lanes: Mapping[str, Lane],
+    kind: Literal["png", "gif"] = "png",
+    every: int = 2,
+    dpi: float = 80,
+) -> bytes:
+    """The race in the ball's own time, repeated for ever, as an animated PNG or GIF.
+
+    The panels are drawn once and the balls on copies of them, so that a frame takes milliseconds.
+
+    Args:
+        lanes: panel title -> balls; all have paths of the same length.
+        every: decisions between two frames.
+    """
+    figure, panels, clock = _stage(walls, goal, lanes, dpi)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    background = canvas.copy_from_bbox(figure.bbox)
+    limit = max(lane.paths.shape[1] for lane in lanes.values()) - 1
+    frames = []
+    for decision in range(0, limit + 1, every):
+        canvas.restore_region(background)
+        clock.set_text(_clock(decision, limit))
+        figure.draw_artist(clock)
+        for panel in panels:
+            panel.at(decision)
+            for artist in panel.artists:
+                figure.draw_artist(artist)
+        frames.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+    plt.close(figure)
+    return _encode(frames, kind, milliseconds=round(1000 * SECONDS * every))
+
+
+def _encode(frames: Sequence[NDArray[np.uint8]], kind: str, milliseconds: int) -> bytes:
+    """Frames (height, width, 3) as one file; the last one stays for two seconds."""
+    from PIL import Image
+
+    images = [Image.fromarray(frame) for frame in frames]
+    palette = images[-1].quantize(48)
+    small = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
+    result = io.BytesIO()
+    settings: dict[str, Any] = {"disposal": 1} if kind == "gif" else {}
+    small[0].save(
+        result, kind.upper(), save_all=True, append_images=small[1:], loop=0,
+        duration=[milliseconds] * (len(small) - 1) + [2000], **settings,
+    )  # fmt: skip
+    return result.getvalue()
