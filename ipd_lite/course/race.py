@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -133,19 +134,20 @@ def race(actors: Mapping[str, Actor], starts: Array) -> dict[str, plots.Lane]:
 
     A ball that has arrived stays where it is.
     """
-    task = get_task(RUNNING_EXAMPLE)
-    environment: Any = task.make().unwrapped
-    goal = geometry("medium").goal
-    lanes = {name: _run(actor, starts, environment, goal, task.horizon)
-             for name, actor in actors.items()}  # fmt: skip
-    environment.close()
-    return lanes
+    limit, goal = get_task(RUNNING_EXAMPLE).horizon, geometry("medium").goal
+    return {name: _run(actor, starts, goal, limit) for name, actor in actors.items()}
 
 
-def _run(actor: Actor, starts: Array, environment: Any, goal: Array, limit: int) -> plots.Lane:
-    """One policy's race. The simulator is stepped without its Gymnasium wrappers, which take most
-    of the time; a test compares the two."""
-    model = environment.point_env.model
+@lru_cache
+def _simulator() -> Any:
+    """The task's MuJoCo model, stepped without the Gymnasium wrappers, which take most of the time
+    (a test compares the two)."""
+    environment: Any = get_task(RUNNING_EXAMPLE).make().unwrapped
+    return environment.point_env.model
+
+
+def _run(actor: Actor, starts: Array, goal: Array, limit: int) -> plots.Lane:
+    model = _simulator()
     balls = [mujoco.MjData(model) for _ in starts]
     for ball, start in zip(balls, starts, strict=True):
         ball.qpos[:2] = start
@@ -172,11 +174,12 @@ def _run(actor: Actor, starts: Array, environment: Any, goal: Array, limit: int)
 
 def _decide(model: Any, ball: Any, action: Any, repeat: int = 5) -> Array:
     """One decision of one ball, as the environment takes it; its state (4,) afterwards."""
+    velocity = ball.qvel
     for _ in range(repeat):
-        ball.qvel[:] = np.clip(ball.qvel, -MAX_SPEED, MAX_SPEED)
+        velocity.clip(-MAX_SPEED, MAX_SPEED, out=velocity)
         ball.ctrl[:] = action
         mujoco.mj_step(model, ball)
-    return np.concatenate([ball.qpos, ball.qvel])
+    return np.concatenate([ball.qpos, velocity])
 
 
 def arrivals_table(lanes: Mapping[str, plots.Lane]) -> pd.DataFrame:

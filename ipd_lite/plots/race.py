@@ -5,17 +5,20 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 
 from ipd_lite.plots.mazes import maze
 from ipd_lite.plots.style import BLUE, GREEN, GREY, ORANGE, SKY, Array
@@ -42,22 +45,17 @@ class _Panel:
     arrived: Line2D
     counter: Text
 
-    def at(self, decision: int) -> None:
-        """Put the balls where they are after this many decisions."""
+    def at(self, decision: int, since: int = 0) -> None:
+        """Put the balls where they are after this many decisions, with their tails `since` then."""
         paths, arrivals = self.lane.paths, self.lane.arrivals
-        here = paths[:, min(decision, paths.shape[1] - 1)]
         inside = (arrivals > 0) & (arrivals <= decision)
-        self.tails.set_segments(list(paths[:, : decision + 1]))
-        self.running.set_data(*here[~inside].T)
-        self.arrived.set_data(*here[inside].T)
+        self.tails.set_segments(list(paths[:, since : decision + 1]))
+        self.running.set_data(*paths[~inside, decision].T)
+        self.arrived.set_data(*paths[inside, decision].T)
         text = f"arrived {inside.sum()} of {len(paths)}"
         if inside.any():
             text += f", after {arrivals[inside].mean():.1f} on average"
         self.counter.set_text(text)
-
-    @property
-    def artists(self) -> Sequence[Artist]:
-        return (self.tails, self.running, self.arrived, self.counter)
 
 
 def _stage(
@@ -82,10 +80,9 @@ def _stage(
         (running,) = ax.plot([], [], "o", color=BLUE, ms=6, zorder=6, animated=True)
         (arrived,) = ax.plot([], [], "s", color=GREEN, ms=6, zorder=7, animated=True)
         counter = ax.text(0.5, -0.035, "", transform=ax.transAxes, ha="center", va="top",
-                          fontsize=8.5, animated=True)  # fmt: skip
+                          fontsize=8.5)  # fmt: skip
         panels.append(_Panel(lane, tails, running, arrived, counter))
     clock = figure.text(0.5, 0.985, "", ha="center", va="top", fontsize=9, color=GREY)
-    clock.set_animated(True)
     return figure, panels, clock
 
 
@@ -96,12 +93,12 @@ def _clock(decision: int, limit: int) -> str:
 def race_finish(walls: NDArray[np.bool_], goal: Array, lanes: Mapping[str, Lane]) -> Figure:
     """The end of the race as a still: whole paths, who arrived (squares) and who did not."""
     figure, panels, clock = _stage(walls, goal, lanes, dpi=110)
-    limit = max(lane.paths.shape[1] for lane in lanes.values()) - 1
+    limit = panels[0].lane.paths.shape[1] - 1
     for panel in panels:
         panel.at(limit)
+        for artist in (panel.tails, panel.running, panel.arrived):
+            artist.set_animated(False)
     clock.set_text(_clock(limit, limit))
-    for artist in (clock, *(artist for panel in panels for artist in panel.artists)):
-        artist.set_animated(False)
     return figure
 
 
@@ -124,29 +121,45 @@ def race_animation(
     figure, panels, clock = _stage(walls, goal, lanes, dpi)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    background = canvas.copy_from_bbox(figure.bbox)
-    limit = max(lane.paths.shape[1] for lane in lanes.values()) - 1
+    page = canvas.copy_from_bbox(figure.bbox)  # the panels, and the tails so far
+    limit = panels[0].lane.paths.shape[1] - 1
     frames = []
     for decision in range(0, limit + 1, every):
-        canvas.restore_region(background)
-        clock.set_text(_clock(decision, limit))
-        figure.draw_artist(clock)
+        canvas.restore_region(page)
         for panel in panels:
-            panel.at(decision)
-            for artist in panel.artists:
-                figure.draw_artist(artist)
-        frames.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+            panel.at(decision, since=max(0, decision - every))
+            figure.draw_artist(panel.tails)
+        page = canvas.copy_from_bbox(figure.bbox)
+        for panel in panels:
+            figure.draw_artist(panel.running)
+            figure.draw_artist(panel.arrived)
+        clock.set_text(_clock(decision, limit))
+        frame = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+        _write(frame, [clock, *(panel.counter for panel in panels)], dpi)
+        frames.append(frame)
     plt.close(figure)
     return _encode(frames, kind, milliseconds=round(1000 * SECONDS * every))
 
 
-def _encode(frames: Sequence[NDArray[np.uint8]], kind: str, milliseconds: int) -> bytes:
-    """Frames (height, width, 3) as one file; the last one stays for two seconds."""
-    from PIL import Image
+def _write(frame: Image.Image, texts: Sequence[Text], dpi: float) -> None:
+    """Texts that change, many times as fast as Matplotlib would draw them."""
+    brush = ImageDraw.Draw(frame)
+    for text in texts:
+        x, y = text.get_transform().transform(text.get_position())
+        font = _font(float(text.get_fontsize()) * dpi / 72)
+        colour = to_hex(text.get_color())
+        brush.text((x, frame.height - y), text.get_text(), colour, font, anchor="ma")
 
-    images = [Image.fromarray(frame) for frame in frames]
-    palette = images[-1].quantize(48)
-    small = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
+
+@lru_cache
+def _font(pixels: float) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(findfont("DejaVu Sans"), pixels)
+
+
+def _encode(frames: Sequence[Image.Image], kind: str, milliseconds: int) -> bytes:
+    """Frames as one file; the last one stays for two seconds."""
+    palette = frames[-1].quantize(48, Image.Quantize.MAXCOVERAGE)
+    small = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     result = io.BytesIO()
     settings: dict[str, Any] = {"disposal": 1} if kind == "gif" else {}
     small[0].save(
