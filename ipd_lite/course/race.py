@@ -3,7 +3,7 @@
 The policies come from figures/data/race.safetensors, which `python -m ipd_lite.course.race --train`
 makes: the lesson's pipeline on the running example with seed 0, last checkpoints, weights rounded
 to half precision. Without `--train` the same command draws figures/race.gif and race.png and writes
-the arrivals to figures/data/race.csv.
+the arrivals to figures/data/race.csv, and the exact optimum's score to optimum.csv.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import mujoco
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ipd_lite import plots
@@ -27,6 +28,7 @@ from ipd_lite.files import load_tensors, save_tensors, write_atomically, write_c
 from ipd_lite.paper.acting import Actor, FunctionActor, TransformerActor
 from ipd_lite.paper.distillation import make_policy
 from ipd_lite.paper.values import Values
+from ipd_lite.report.oracle import solve_time_to_goal
 from ipd_lite.rivals.cloning import ClonedPolicy
 from ipd_lite.settings import Config
 from ipd_lite.study.methods import METHODS, target_return
@@ -129,6 +131,17 @@ def starts_around(cell: int, maze: Geometry, count: int = BALLS) -> Array:
     return maze.centres[cell] + noise
 
 
+def steps_to_goal(maze: Geometry) -> NDArray[np.int64]:
+    """Cells (C,) on the shortest way from every free cell to the goal's, 0 there."""
+    goal = int(maze.cell_of(maze.goal))
+    steps = np.zeros(len(maze.cells), dtype=np.int64)
+    here = np.arange(len(maze.cells))
+    while (here != goal).any():
+        steps += here != goal
+        here = maze.next_cell[here, goal]
+    return steps
+
+
 def race(actors: Mapping[str, Actor], starts: Array) -> dict[str, plots.Lane]:
     """Every policy's balls from the same starts (B, 2), at rest, in MuJoCo.
 
@@ -182,6 +195,19 @@ def _decide(model: Any, ball: Any, action: Any, repeat: int = 5) -> Array:
     return np.concatenate([ball.qpos, velocity])
 
 
+def optimal_scores(episodes: int = 100) -> Array:
+    """Exact optimum of every evaluation episode (E,), in points of the normalized score.
+
+    From value iteration on a grid (`report.oracle`), which is about half a decision too fast or too
+    slow: half a point. Takes ten seconds.
+    """
+    task = get_task(RUNNING_EXAMPLE)
+    starts = evaluation_starts(episodes)
+    at_rest = np.concatenate([starts, np.zeros_like(starts)], axis=1)
+    scores: Array = task.normalized_score(-solve_time_to_goal("medium")(at_rest))
+    return scores
+
+
 def arrivals_table(lanes: Mapping[str, plots.Lane]) -> pd.DataFrame:
     """One row per method and ball: the decision of its arrival, 0 = never."""
     return pd.DataFrame(
@@ -211,6 +237,8 @@ def main() -> None:
     figures, maze = arguments.root / "figures", geometry("medium")
     lanes = race(racers(checkpoint), evaluation_starts())
     write_csv(figures / "data" / "race.csv", arrivals_table(lanes))
+    optimum = {"task": RUNNING_EXAMPLE, "score": round(float(optimal_scores().mean()), 2)}
+    write_csv(figures / "data" / "optimum.csv", [optimum])
     shown = maze.walls, maze.goal, titled(lanes)
     plots.style()
     plots.race_finish(*shown).savefig(figures / "race.png", metadata={"Software": None})

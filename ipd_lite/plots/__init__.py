@@ -31,7 +31,7 @@ from ipd_lite.plots.mazes import (
     uncertainty_maps,
     value_maps,
 )
-from ipd_lite.plots.race import Lane, race_animation, race_finish
+from ipd_lite.plots.race import Lane, ladder, race_animation, race_finish
 from ipd_lite.plots.scores import (
     COLUMN,
     MARKERS,
@@ -104,6 +104,7 @@ __all__ = [
     "gain_by_threshold",
     "histogram",
     "intentions",
+    "ladder",
     "lines",
     "maze",
     "method_diagram",

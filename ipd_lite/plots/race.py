@@ -21,10 +21,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from ipd_lite.plots.mazes import maze
-from ipd_lite.plots.style import BLUE, GREEN, GREY, ORANGE, SKY, Array
+from ipd_lite.plots.style import BLUE, GREEN, GREY, ORANGE, SKY, VERMILION, Array
 
 SECONDS = 0.05
 """Of the ball's time in one decision."""
+
+_COLOURS = 127
+"""Of an animation's palette; the next index stands for "as before"."""
 
 
 @dataclass(frozen=True)
@@ -158,12 +161,52 @@ def _font(pixels: float) -> ImageFont.FreeTypeFont:
 
 def _encode(frames: Sequence[Image.Image], kind: str, milliseconds: int) -> bytes:
     """Frames as one file; the last one stays for two seconds."""
-    palette = frames[-1].quantize(48, Image.Quantize.MAXCOVERAGE)
+    palette = frames[-1].quantize(_COLOURS)
     small = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    settings: dict[str, Any] = {"disposal": 1}
+    if kind == "png":  # Pillow writes whole frames; what did not change compresses better unseen
+        indices = [np.asarray(frame) for frame in small]
+        colours = [*(small[0].getpalette() or [])[: 3 * _COLOURS], 0, 0, 0]
+        small[0].putpalette(colours)
+        for frame, before, after in zip(small[1:], indices, indices[1:], strict=False):
+            frame.frombytes(np.where(after == before, _COLOURS, after).astype(np.uint8).tobytes())
+            frame.putpalette(colours)
+        settings = {"disposal": 0, "blend": 1, "transparency": _COLOURS}
     result = io.BytesIO()
-    settings: dict[str, Any] = {"disposal": 1} if kind == "gif" else {}
     small[0].save(
         result, kind.upper(), save_all=True, append_images=small[1:], loop=0,
         duration=[milliseconds] * (len(small) - 1) + [2000], **settings,
     )  # fmt: skip
     return result.getvalue()
+
+
+def ladder(rungs: Mapping[str, Array], marks: Mapping[str, float]) -> Figure:
+    """Scores from the behaviour up to the optimum: whole on the left, its top magnified.
+
+    Args:
+        rungs: display name -> scores (seeds,), from the bottom upwards; dots, and a bar for their
+            mean. marks: numbers without seeds, as lines through everything.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(8.2, 2.6), sharey=True, width_ratios=(1, 1.3))
+    top = min(marks.values())
+    for ax in axes:
+        for height, scores in enumerate(rungs.values()):
+            ax.plot(scores, np.full(len(scores), height), "o", color=BLUE, ms=4, alpha=0.6)
+            ax.plot(scores.mean(), height, "|", color=BLUE, ms=16, mew=2.5)
+        for (name, place), line in zip(marks.items(), ("--", "-", ":"), strict=False):
+            ax.axvline(place, color=VERMILION, ls=line, lw=1.4, label=f"{name} {place:.0f}")
+        ax.set_xlabel("normalized score")
+    axes[0].set_yticks(range(len(rungs)), list(rungs))
+    axes[0].set(xlim=(0, None), ylim=(-0.6, len(rungs) - 0.2), title="from the bottom")
+    axes[1].set(xlim=(top - 4, max(marks.values()) + 1), title="the last steps, magnified")
+    for height, scores in enumerate(rungs.values()):
+        mean = scores.mean()
+        place, text = (mean, f"{mean:.1f}") if mean > top - 3 else (top - 2.1, "far to the left")
+        axes[1].annotate(
+            text, (place, height), color=GREY, fontsize=8, ha="center", va="center",
+            textcoords="offset points", xytext=(0, 12) if mean == place else (0, 0),
+        )  # fmt: skip
+    figure.legend(
+        *axes[1].get_legend_handles_labels(), loc="outside upper center", ncols=len(marks)
+    )
+    return figure
