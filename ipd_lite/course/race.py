@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -65,7 +64,7 @@ def trained(out: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 tensors[f"{name}/{key}"] = tensor.half() if half else tensor
 
     def configured(method: str) -> Pipeline:
-        return replace(base, config=_config(method), used=[])
+        return base.variant(_config(method))
 
     keep("bc", configured("bc").cloned[0])
     decision_transformer = configured("dt")
