@@ -1,4 +1,4 @@
-"""The built exercises in use: a stage trained with a notebook's folded solution is the package's."""
+"""The built exercises in use: trained with a folded solution, a stage is the package's."""
 
 from __future__ import annotations
 

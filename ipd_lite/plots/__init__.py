@@ -52,6 +52,7 @@ from ipd_lite.plots.scores import (
     target_sweep,
     uncertainty_panels,
 )
+from ipd_lite.plots.stitching import Stitch, stitch, stitch_gallery, stitch_to_goal
 from ipd_lite.plots.style import (
     BLUE,
     DIVERGING,
@@ -85,6 +86,7 @@ __all__ = [
     "Lane",
     "Line",
     "Picture",
+    "Stitch",
     "ablation",
     "alpha_curve",
     "amount_curve",
@@ -121,6 +123,9 @@ __all__ = [
     "show",
     "spearman",
     "step_fields",
+    "stitch",
+    "stitch_gallery",
+    "stitch_to_goal",
     "stitched_path",
     "style",
     "target_sweep",
