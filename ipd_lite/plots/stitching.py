@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -63,7 +63,7 @@ def stitch(
     ax.plot(*one.prefix.T, "-", color=ORANGE, lw=1.6, zorder=4)
     ax.plot(*one.rest.T, ":", color=GREY, lw=1.8, zorder=4)
     steps = np.stack([one.imagined[:-1], one.imagined[1:]], axis=1)
-    width = 1.0 + 5.0 * np.clip(one.doubt / max(float(np.max(one.doubt)), 1e-9), 0, 1)
+    width = 1.0 + 5.0 * np.clip(one.doubt / max(float(np.max(one.doubt, initial=0.0)), 1e-9), 0, 1)
     ax.add_collection(LineCollection(list(steps), color=BLUE, linewidths=width, alpha=0.75,
                                      zorder=5, capstyle="round"))  # fmt: skip
     ax.plot(*one.replayed.T, "--", color=GREEN, lw=1.6, zorder=6)
@@ -98,9 +98,14 @@ def stitch_to_goal(
     onward: Sequence[Array],
     background: tuple[Array, Array],
 ) -> Figure:
-    """One start in one panel, chained to the goal, V behind."""
+    """One start in one panel, up to the gate, then chained to the goal; V behind."""
     figure, ax = plt.subplots(figsize=(5.6, 5.6))
-    stitch(ax, walls, goal, one, onward, background)
+    kept = slice(one.stop + 1)
+    passed = replace(
+        one, imagined=one.imagined[kept], doubt=one.doubt[: one.stop], replayed=one.replayed[kept]
+    )
+    stitch(ax, walls, goal, passed, onward, background)
+    ax.plot(*one.imagined[one.stop], "X", color=VERMILION, mec="white", ms=10, zorder=8)
     _legend(figure, onward=True)
     return figure
 
