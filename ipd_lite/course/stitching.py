@@ -42,19 +42,24 @@ def find_segments(suboptimal: Tensor, last: Tensor, shortfalls: Tensor) -> Segme
 
 
 @torch.no_grad()
-def onward(data: OfflineDataset, values: Values, state: Tensor, pieces: int = 12) -> list[Array]:
+def onward(
+    data: OfflineDataset, values: Values, state: Tensor, pieces: int = 12, radius: float = 0.5
+) -> list[Array]:
     """Recordings, one after another, that lead from `state` (O,) to the goal: positions (T, 2).
 
     From where one piece ends the next is looked for among the recorded states nearby (position and
-    velocity, in units of the data's deviation): the one whose recording later reaches the greatest
-    V. It is followed up to there. Ends at the goal, after `pieces`, or where nothing is better.
+    velocity, within `radius` of the data's deviations): the one whose recording later reaches the
+    greatest V. It is followed up to there. Ends at the goal, after `pieces`, or where nothing near
+    is better.
     """
     v, scale = values.v(data.observations), data.observations.std(0)
     best, until = _best_ahead(data, values)
     found: list[Array] = []
     for _ in range(pieces):
         distance = ((data.observations - state) / scale).norm(dim=1)
-        near = distance.argsort()[:15]
+        (near,) = (distance <= radius).nonzero(as_tuple=True)
+        if not len(near):
+            break
         chosen = int(near[best[near].argmax()])
         here, stop = values.v(state[None])[0], int(until[chosen])
         if best[chosen] <= here or v[chosen] >= best[chosen]:
@@ -139,7 +144,7 @@ def to_the_goal(
     The furthest of all, with as many recordings as there are, where no plan does (tiny runs).
     """
     cells = steps_to_goal(maze)
-    found = sorted(found, key=lambda s: -int(cells[maze.cell_of(s.imagined[0])]))
+    found = sorted(found, key=lambda s: (-int(cells[maze.cell_of(s.imagined[0])]), -s.gain))
     for stitch in found:
         if stitch.stop >= 10 and miss(stitch, stitch.stop) < 0.2:
             chain = onward(data, values, torch.as_tensor(stitch.end).float().to(data.device))
