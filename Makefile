@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test bench lab notebooks test-notebooks test-browser figures lint format types check-python clean
+.PHONY: help install demo race test bench lab notebooks test-notebooks test-browser figures lint format types check-python clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -37,6 +37,9 @@ test-notebooks: install  ## run every notebook under preset smoke, compare the m
 test-browser: install  ## run every notebook in a real JupyterLab (needs Chromium), move its widget
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[browser]" -c constraints.txt
 	@IPD_PRESET=smoke IPD_BROWSER=1 $(BIN)/python -m pytest -q tests/test_browser.py
+
+race: install  ## the race of notebook 00 from its committed checkpoint: figures/race.gif and race.png
+	$(BIN)/python -m ipd_lite.course.race
 
 figures: install  ## draw every figure again from the saved results
 	$(BIN)/ipd-lite figures

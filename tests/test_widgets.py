@@ -8,10 +8,12 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from ipd_lite import plots
 from ipd_lite.course import widgets
+from ipd_lite.paper.acting import FunctionActor
 from ipd_lite.tasks.mazes import geometry
 
 MAZE = geometry("umaze")
@@ -61,6 +63,10 @@ WIDGETS: dict[str, Callable[[], None]] = {
     ),
     "alpha": lambda: widgets.alpha_slider(
         MAZE.walls, MAZE.goal, {0.0: PATHS, 0.3: PATHS[:1]}, {0.0: [1.0, 2.0], 0.3: [3.0, 5.0]}
+    ),
+    "race": lambda: widgets.race_from(
+        {"iql": FunctionActor(lambda observations: torch.ones(len(observations), 2))},
+        np.array([[-2.5, 2.5], [2.5, -2.0]]),
     ),
     "choice": lambda: widgets.choose(
         {n: lambda n=n: plots.histogram({n: RANDOM.normal(size=9)}, "", n) for n in "ab"},

@@ -9,17 +9,28 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ipd_lite.course.build import small_values
 from ipd_lite.course.stitching import find_segments
 from ipd_lite.data.episodes import Episode, from_episodes
-from ipd_lite.paper.distillation import distillation_loss
+from ipd_lite.paper.dataset import Batch
+from ipd_lite.paper.distillation import (
+    DistillationConfig,
+    Examples,
+    distillation_loss,
+    make_policy,
+)
+from ipd_lite.paper.distillation import policy_loss as reference_policy_loss
+from ipd_lite.paper.transformer import Block
 from ipd_lite.paper.uncertainty import dual_divergence
 from ipd_lite.paper.values import expectile_loss as reference_expectile_loss
+from ipd_lite.paper.values import iql_loss as reference_iql_loss
 from ipd_lite.report.statistics import bootstrap_interval, paired_interval
 
 Answer = Callable[..., Any]
@@ -609,3 +620,178 @@ def claims(answer: Mapping[str, bool]) -> None:
             "A is worth 12 points over C everywhere": "one task says nothing about other tasks",
         },
     )
+
+
+def _parts(answer: Any, *arguments: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    """A loss function's result: the loss, and its parts by name."""
+    result = _ask(answer, *arguments)
+    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
+        raise _Wrong("return two things: the loss, and a dictionary with its parts")
+    return result
+
+
+def _gradients(loss: Tensor, module: torch.nn.Module) -> dict[str, Tensor]:
+    """Gradient of every trainable parameter by name, zero where there is none."""
+    if not loss.requires_grad:
+        raise _Wrong("the loss carries no gradient; only targets and weights belong under no_grad")
+    trained = {n: p for n, p in module.named_parameters() if p.requires_grad}
+    found = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
+    return {
+        name: torch.zeros_like(parameter) if gradient is None else gradient
+        for (name, parameter), gradient in zip(trained.items(), found, strict=True)
+    }
+
+
+def _step(number: int, name: str, parts: Mapping[str, Any], right: Any, mistakes: Any) -> None:
+    """One part of a longer exercise."""
+    if name not in parts:
+        raise _Wrong(f"step {number}: the dictionary has no {name!r}")
+    try:
+        _compare(parts[name], right, mistakes)
+    except _Wrong as hint:
+        raise _Wrong(f"step {number}, {name}: {hint}") from None
+
+
+@_exercise("three losses, three targets without a gradient. Now train with it.")
+def iql_loss(answer: Answer) -> None:
+    """02: f(values, batch, config, bounds) -> (loss, {"v_loss", "q_loss", "policy_loss"})."""
+    values, config = small_values()
+    draw = torch.Generator().manual_seed(1)
+    s, n = (torch.randn(6, 2, generator=draw) for _ in range(2))
+    a, r = torch.rand(6, 1, generator=draw) * 2 - 1, torch.randn(6, generator=draw)
+    batch = Batch(s, a, r, n, torch.tensor([1.0, 0, 1, 1, 0, 1]))
+    bounds = torch.tensor(-1.0), torch.tensor(1.0)
+    config = replace(config, max_weight=1.2)
+    loss, parts = _parts(answer, values, batch, config, bounds)
+    right, truth = reference_iql_loss(values, batch, config, bounds)
+    with torch.no_grad():
+        x, pairs = values.features(s), torch.cat([values.features(s), a], -1)
+        q, online = values.q_target(pairs).squeeze(-1).mean(0), values.q_net(pairs).squeeze(-1)
+        v, next_v = (values.v_net(y).squeeze(-1) for y in (x, values.features(n)))
+        tau, gamma = config.expectile, config.discount
+
+        def q_loss(target: Tensor) -> Tensor:
+            return (target.clamp(*bounds) - online).square().mean()
+
+        error = (a - values.policy(s)) * (-values.log_deviation).exp()
+        weight = (config.temperature * (q - v.mean(0))).exp()
+        log_probability = -(0.5 * error.square() + values.log_deviation).sum(-1)
+        next_mean = next_v.mean(0)
+    _step(1, "v_loss", parts, truth["v_loss"], {
+        "the balance is turned round: tau weighs u = Q - V > 0": reference_expectile_loss(
+            q - v, 1 - tau),
+        "without tau this is the mean of Q, not its upper expectile": (q - v).square().mean(),
+        "V follows the slow copy, values.q_target": reference_expectile_loss(
+            online.mean(0) - v, tau),
+    })  # fmt: skip
+    _step(2, "q_loss", parts, truth["q_loss"], {
+        "a terminated step has no value after it: multiply by batch.continues": q_loss(
+            r + gamma * next_mean),
+        "Q looks ahead: V of the *next* observation": q_loss(
+            r + gamma * batch.continues * v.mean(0)),
+        "the discount is missing": q_loss(r + batch.continues * next_mean),
+        "clamp the target to the bounds": (
+            r + gamma * batch.continues * next_mean - online).square().mean(),
+    })  # fmt: skip
+    _step(3, "policy_loss", parts, truth["policy_loss"], {
+        "the sign: a greater log-probability must lower the loss":
+            (weight.clamp_max(1.2) * log_probability).mean(),
+        "clamp the weights at config.max_weight": -(weight * log_probability).mean(),
+        "without weights this is behaviour cloning": -log_probability.mean(),
+    })  # fmt: skip
+    _compare(loss, right, {"the three losses are summed, not averaged": right / 3})
+    mine, theirs = _gradients(loss, values), _gradients(right, values)
+    for prefix, hint in (
+        ("v_net", "the target of Q and the advantage are constants: compute them under no_grad"),
+        ("q_net", "Q appears in its own loss alone"),
+        ("", "the policy learns from weights that carry no gradient"),
+    ):
+        if any(not _same(mine[k], theirs[k]) for k in theirs if k.startswith(prefix)):
+            raise _Wrong(f"the numbers are right, the gradient is not: {hint}")
+
+
+@_exercise("a block that cannot look ahead. Now train with it.")
+def block_forward(answer: Answer) -> None:
+    """05: f(block, x (B, T, C)) -> (B, T, C)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        block, x = Block(8, 2, 0.0).eval(), torch.randn(2, 4, 8)
+    weights = block.attention(x)
+    q, k, v = block.qkv(block.norm1(x)).view(2, 4, 3, 2, 4).permute(2, 0, 3, 1, 4)
+
+    def finish(mixed: Tensor, start: Tensor = x) -> Tensor:
+        y = start + block.out(mixed.transpose(1, 2).reshape(2, 4, 8))
+        feed = block.down(torch.nn.functional.gelu(block.up(block.norm2(y))))
+        return torch.as_tensor(y + feed)
+
+    scores = q @ k.transpose(-1, -2)
+    hidden = torch.ones(4, 4, dtype=torch.bool).triu(1)
+    with torch.no_grad():
+        mistakes = {
+            "every step sees the future: hide columns after the row before the softmax": finish(
+                (scores / 2).softmax(-1) @ v),
+            "divide the scores by the root of the width of one head": finish(
+                scores.masked_fill(hidden, -torch.inf).softmax(-1) @ v),
+            "that is the root of the whole width; take the width of one head": finish(
+                (scores / 8**0.5).masked_fill(hidden, -torch.inf).softmax(-1) @ v),
+            "hiding after the softmax leaves rows that do not sum to 1": finish(
+                (scores / 2).softmax(-1).masked_fill(hidden, 0.0) @ v),
+            "the first skip is missing: x + attention": finish(weights @ v, torch.zeros_like(x)),
+            "the feed-forward half is missing": x
+            + block.out((weights @ v).transpose(1, 2).reshape(2, 4, 8)),
+        }  # fmt: skip
+        _compare(_ask(answer, block, x), block(x), mistakes)
+
+
+@_exercise(
+    "regression where it is wanted, guidance everywhere, padding nowhere. Now train with it."
+)
+def policy_loss(answer: Answer) -> None:
+    """05: f(policy, values, examples, rows, valid, steps, config) -> (loss, parts)."""
+    values, _ = small_values()
+    values.requires_grad_(False)
+    config = DistillationConfig(context=3, width=8, heads=2, alpha=0.5)
+    draw = torch.Generator().manual_seed(2)
+    episodes = [Episode(torch.randn(n + 1, 2, generator=draw).numpy(),
+                        (torch.rand(n, 1, generator=draw) * 2 - 1).numpy(),
+                        -np.ones(n), True) for n in (4, 2)]  # fmt: skip
+    data = from_episodes(episodes, "made up")
+    weights = torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0, 1.0])
+    conditions, v = torch.randn(6, generator=draw), values.v(data.observations)
+    examples = Examples(data, conditions, weights, torch.zeros(6, dtype=torch.bool), v)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        policy = make_policy(2, 1, config, 4)
+    rows, valid = data.windows(torch.tensor([0, 4]), 3)
+    steps = torch.arange(3).expand(2, 3)
+    given = (policy, values, examples, rows, valid, steps, config)
+    loss, parts = _parts(answer, *given)
+    right, truth = reference_policy_loss(*given)
+    with torch.no_grad():
+        s, a, mask = data.observations[rows], data.actions[rows], valid.float()
+        predicted = policy(conditions[rows], s, a, steps, valid)
+        error, w = (predicted - a).square().mean(-1), weights[rows]
+        gap, count = values.q(s, predicted) - v[rows], mask.sum()
+        scale = (gap.abs() * mask).sum() / count
+    _step(1, "regression", parts, truth["regression"], {
+        "steps with weight 0 are not imitated: multiply by the weights": (
+            error * mask).sum() / count,
+        "padding counts in the mean: multiply by the mask, divide by its sum": (error * w).mean(),
+        "divide by the number of real steps, not by the sum of the weights": (
+            error * w * mask).sum() / (w * mask).sum(),
+    })  # fmt: skip
+    _step(2, "guidance", parts, truth["guidance"], {
+        "divide by the batch mean of |Q - V|": (gap * mask).sum() / count,
+        "padding counts in the mean: multiply by the mask, divide by its sum": gap.mean()
+        / gap.abs().mean(),
+        "subtract V: the term is an advantage": ((gap + v[rows]) * mask).sum() / count / scale,
+    })  # fmt: skip
+    regression, guidance = truth["regression"], truth["guidance"]
+    _compare(loss, right, {
+        "plus alpha Q would push the policy towards the worst actions":
+            regression + config.alpha * guidance,
+        "alpha is not used": regression - guidance,
+    })  # fmt: skip
+    mine, theirs = _gradients(loss, policy), _gradients(right, policy)
+    if any(not _same(mine[key], theirs[key]) for key in theirs):
+        raise _Wrong("the numbers are right, the gradient is not: detach the scale |Q - V|")

@@ -1,4 +1,4 @@
-"""Thin sliders over plots. A callback only moves what is drawn: it never computes or trains.
+"""Thin sliders over plots. A callback only moves what is drawn; the race alone runs again.
 
 The figure is shown first, as an ordinary image output, and a slider then replaces that very
 output. Without a front end (a headless run, a printed page, a page on the web) the default figure
@@ -25,7 +25,10 @@ from scipy.stats import expectile, norm
 from tqdm import tqdm
 
 from ipd_lite import plots
+from ipd_lite.course.race import race, starts_around, steps_to_goal, titled
+from ipd_lite.paper.acting import Actor
 from ipd_lite.paper.uncertainty import dual_divergence, primal_divergence
+from ipd_lite.tasks.mazes import geometry
 
 Array = NDArray[np.float64]
 
@@ -116,6 +119,32 @@ def browse_episodes(
         "Left, the path of one episode in the maze, over all others in grey; right, its distance "
         "to the goal after each decision, with the goal's radius shaded.",
         episode=ipywidgets.IntSlider(min=0, max=len(paths) - 1, value=0, description="episode"),
+    )
+
+
+def race_from(actors: Mapping[str, Actor], starts: Array) -> None:
+    """A menu of places: the eight balls start there and every policy races again, live.
+
+    Args:
+        starts: (B, 2), the first entry of the menu.
+    """
+    maze = geometry("medium")
+    steps = steps_to_goal(maze)
+    menu = {"the first starts of every evaluation": starts}
+    for cell in np.argsort(-steps, kind="stable")[:-1].tolist():  # all but the goal's own
+        x, y = maze.centres[cell]
+        name = f"around ({x:g}, {y:g}) m, {steps[cell]} cells from the goal"
+        menu[name] = starts_around(cell, maze, len(starts))
+
+    def render(start: str) -> bytes:
+        lanes = titled(race(actors, menu[start]))
+        return plots.race_animation(maze.walls, maze.goal, lanes, every=3)
+
+    show(
+        render,
+        "Four panels of the same maze, animated: eight balls under cloning, Decision Transformer, "
+        "IQL and IPD, with a clock and counters of arrivals.",
+        start=ipywidgets.Dropdown(options=list(menu), description="start"),
     )
 
 
