@@ -387,7 +387,8 @@ def _with_settings(name: str, options: list[str]) -> Command:
 def _default_config(command: str, options: list[str]) -> Config:
     """Preset and task overrides, read before the full parse."""
     from ipd_lite.settings import configuration, preset
-    from ipd_lite.tasks.registry import OWN_DATA, get_task
+    from ipd_lite.tasks.overrides import OWN_DATA
+    from ipd_lite.tasks.registry import get_task
 
     def value(flag: str) -> str | None:
         found = None

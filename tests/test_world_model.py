@@ -13,16 +13,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ipd_lite.paper.dataset import OfflineDataset, concatenate
+from ipd_lite.paper.ensemble import GaussianEnsemble, gaussian_loss
 from ipd_lite.paper.training import Checkpoint
 from ipd_lite.paper.uncertainty import inside_threshold
 from ipd_lite.paper.world_model import (
-    GaussianEnsemble,
     Known,
     WorldModel,
     WorldModelConfig,
     calibrate_threshold,
     choose_elites,
-    gaussian_loss,
     holdout_error,
     split_for_model,
     train_world_model,

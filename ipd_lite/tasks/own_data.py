@@ -31,7 +31,8 @@ from ipd_lite.paper.acting import FunctionActor
 from ipd_lite.paper.dataset import DataError, OfflineDataset
 from ipd_lite.settings import EvaluationConfig, check_number
 from ipd_lite.tasks.load import find, load_once
-from ipd_lite.tasks.registry import OWN_DATA, get_task
+from ipd_lite.tasks.overrides import OWN_DATA
+from ipd_lite.tasks.registry import get_task
 from ipd_lite.tasks.rollout import EnvironmentFault, rollout
 from ipd_lite.tasks.task import Task
 
