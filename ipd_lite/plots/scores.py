@@ -168,6 +168,8 @@ def _over(ax: Axes, groups: Mapping[str, pd.DataFrame], x: str, errorbar: ErrorB
     shared = {"x": "place", "y": "score", "ax": ax, "legend": False}
     bars = {"errorbar": errorbar, "seed": 0, "err_style": "bars", "err_kws": {"elinewidth": 1}}
     for index, (name, rows) in enumerate(groups.items()):
+        if rows.empty:
+            continue
         shift = 0.1 * (index - (len(groups) - 1) / 2)
         shown = rows.assign(place=rows[x].map(levels.index) + shift)
         colour, marker, line = LOOKS[index]
