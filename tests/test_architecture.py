@@ -21,12 +21,13 @@ MODULES = {
 # What a wing may import besides itself; "cli" and "course" are imported by nobody.
 WINGS: dict[str, set[str]] = {
     "files": set(),
+    "suggestions": set(),
     "paper": {"files"},
     "plots": set(),
     "rivals": {"files", "paper"},
     "data": {"files", "paper"},
 }
-WINGS["settings"] = {"files", "paper", "rivals", "data"}
+WINGS["settings"] = {"files", "suggestions", "paper", "rivals", "data"}
 WINGS["tasks"] = WINGS["settings"] | {"settings"}
 WINGS["study"] = WINGS["tasks"] | {"tasks"}
 WINGS["report"] = WINGS["study"] | {"study", "plots"}
