@@ -6,6 +6,7 @@ from files loads neither torch nor a simulator.
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 import warnings
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 Settings = Annotated[Any, tyro.conf.arg(name="")]
 """A :class:`Config`, given as the default, so that its module loads only where it is needed."""
 
+ABOUT = "Imaginary Planning Distillation, a teaching reproduction."
 DEMO = {"values.evaluations": 1, "distillation.evaluations": 1, "evaluation.slots": 4}
 """What `ipd-lite demo` makes smaller in the lesson preset, to end in minutes and in 2 GB. Not the
 values: with fewer networks and updates of them, plans exploit their errors."""
@@ -163,8 +165,7 @@ class Sweep(Command):
 
         def write(task: str) -> None:
             own = [unit for unit in everything if unit.task == task]
-            for path in write_files(own, self.out, self.results, device=self.device):
-                print(path)
+            print(*write_files(own, self.out, self.results, device=self.device), sep="\n")
 
         local = {"backend": "loky", "n_jobs": self.workers}
         cluster = {"backend": "dask", "n_jobs": -1, "scheduler_host": self.dask}
@@ -189,12 +190,11 @@ class Evaluate(Command):
     def run(self) -> None:
         from ipd_lite.study.run import evaluate_again
 
-        started = time.perf_counter()
+        started, progress = time.perf_counter(), not self.quiet
         scores = evaluate_again(
-            self.run_folder, self.episodes, device=self.device, progress=not self.quiet
+            self.run_folder, self.episodes, device=self.device, progress=progress
         )
-        print(scores.to_string(index=False))
-        print(f"{time.perf_counter() - started:.1f} s")
+        print(f"{scores.to_string(index=False)}\n{time.perf_counter() - started:.1f} s")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,15 +262,24 @@ class Tasks(Command):
     """Only this task, or all whose name begins so."""
 
     def run(self) -> None:
+        from rich.box import HORIZONTALS
+        from rich.console import Console
+        from rich.table import Table
+
         from ipd_lite.tasks.registry import TASKS, describe, get_task
 
-        if self.names:
-            beginning = [n for n in TASKS if n not in self.names and n.startswith(self.names)]
-            named = [get_task(n).name for n in self.names if n in TASKS or not beginning]
-            chosen = named or beginning
-        else:
-            chosen = list(TASKS)
-        _print_table([describe(TASKS[name]) for name in chosen])
+        begun = [name for name in TASKS if name.startswith(self.names or "")]
+        exact = [get_task(name).name for name in self.names if name in TASKS or not begun]
+        chosen = exact or begun
+        rows = [describe(TASKS[name]) for name in chosen]
+        table = Table(*rows[0], box=HORIZONTALS, show_lines=True, padding=(0, 1, 0, 0))
+        for column, least in zip(table.columns, (30, 37, 16, 9), strict=True):
+            column.overflow, column.min_width = "fold", least
+        for row in rows:
+            table.add_row(*row.values())
+        # Narrower than 100, a column would be cut off: then the terminal may break the lines.
+        width = max(100, Console().width) if sys.stdout.isatty() else 120
+        Console(width=width).print(table)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,9 +290,8 @@ class Methods(Command):
         from ipd_lite.study.methods import METHODS
 
         for name, method in METHODS.items():
-            print(f"{name}: {method.description}\n  source: {method.source}")
-            if method.deviations:
-                print(f"  deviations: {method.deviations}")
+            deviations = method.deviations and f"\n  deviations: {method.deviations}"
+            print(f"{name}: {method.description}\n  source: {method.source}{deviations}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,8 +304,7 @@ class Figures(Command):
     def run(self) -> None:
         from ipd_lite.report.redraw import redraw
 
-        for path in redraw(self.data, self.out):
-            print(path)
+        print(*redraw(self.data, self.out), sep="\n")
 
 
 COMMANDS: dict[str, type[Command]] = {
@@ -311,7 +318,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit status (0 fine, 1 failed, 130 interrupted)."""
     arguments = sys.argv[1:] if arguments is None else arguments
     warnings.filterwarnings("ignore", module="gymnasium|minari")
-    warnings.formatwarning = _warning
+    # Our own warnings speak about data: where in the code they arise helps nobody.
+    warnings.formatwarning = lambda message, category, *_: (
+        f"ipd-lite: {'warning' if category is UserWarning else category.__name__}: {message}\n"
+    )
     if arguments == ["--version"]:
         print(f"ipd-lite {__version__}")
         return 0
@@ -332,24 +342,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _check(command: Command) -> None:
-    least = {"threads": 0, "workers": 1, "episodes": 1}
-    if found := {name: vars(command)[name] for name in least if name in vars(command)}:
-        from ipd_lite.settings import check_number
-
-        for name, value in found.items():
-            check_number(name, value, least[name])
-
-
-def _warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    line: str | None = None,
-) -> str:
-    """Our own warnings speak about data: where in the code they arise helps nobody."""
-    kind = "warning" if category is UserWarning else category.__name__
-    return f"ipd-lite: {kind}: {message}\n"
+    for name, least in (("threads", 0), ("workers", 1), ("episodes", 1)):
+        if (value := vars(command).get(name, least)) < least:
+            raise ValueError(f"{name} = {value}: expected a whole number, at least {least}")
 
 
 def _parse(arguments: list[str]) -> Command:
@@ -359,11 +354,9 @@ def _parse(arguments: list[str]) -> Command:
         return _with_settings(name, options)
     if name in COMMANDS:
         return tyro.cli(COMMANDS[name], args=options, prog=f"ipd-lite {name}")
-    about = "Imaginary Planning Distillation, a teaching reproduction."
-    command: Command = tyro.extras.subcommand_cli_from_dict(
-        {**COMMANDS}, args=arguments, prog="ipd-lite", description=about
+    return tyro.extras.subcommand_cli_from_dict(
+        {**COMMANDS}, args=arguments, prog="ipd-lite", description=ABOUT
     )
-    return command
 
 
 def _with_settings(name: str, options: list[str]) -> Command:
@@ -390,38 +383,18 @@ def _default_config(command: str, options: list[str]) -> Config:
     from ipd_lite.tasks.overrides import OWN_DATA
     from ipd_lite.tasks.registry import get_task
 
-    def value(flag: str) -> str | None:
-        found = None
-        for place, option in enumerate(options, 1):
-            if option == flag:
-                found = "".join(options[place : place + 1])
-            elif option.startswith(flag + "="):
-                found = option.partition("=")[2]
-        return found
-
-    name, task = value("--preset"), value("--task")
-    name = "lesson" if name is None else name
-    config = preset(name)
-    if task is not None:
-        config = get_task(task).config(name)
-    elif value("--dataset") is not None:
-        config = configuration(name, OWN_DATA)
-    return configuration(config, DEMO) if command == "demo" and name == "lesson" else config
-
-
-def _print_table(rows: list[dict[str, str]]) -> None:
-    from rich.box import HORIZONTALS
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*rows[0], box=HORIZONTALS, show_lines=True, padding=(0, 1, 0, 0))
-    for column, least in zip(table.columns, (30, 37, 16, 9), strict=True):
-        column.overflow, column.min_width = "fold", least
-    for row in rows:
-        table.add_row(*row.values())
-    # Narrower than 100, a column would be cut off: then the terminal may break the lines.
-    width = max(100, Console().width) if sys.stdout.isatty() else 120
-    Console(width=width).print(table)
+    reader = argparse.ArgumentParser(f"ipd-lite {command}", add_help=False, allow_abbrev=False)
+    reader.add_argument("--preset", default="lesson")
+    for flag in ("--task", "--dataset"):
+        reader.add_argument(flag)
+    given, _ = reader.parse_known_args(options)
+    config = preset(given.preset)
+    if given.task is not None:
+        config = get_task(given.task).config(given.preset)
+    elif given.dataset is not None:
+        config = configuration(given.preset, OWN_DATA)
+    short = command == "demo" and given.preset == "lesson"
+    return configuration(config, DEMO) if short else config
 
 
 if __name__ == "__main__":

@@ -123,6 +123,8 @@ def other_values(config: Any, prefix: str = "") -> dict[str, Any]:
             continue
         elif isinstance(value, bool):
             result[name] = not value
+        elif bool in get_args(hints[item.name]):
+            result[name] = False
         elif isinstance(value, str):
             result[name] = next(choice for choice in get_args(hints[item.name]) if choice != value)
         elif isinstance(value, int):
@@ -133,7 +135,7 @@ def other_values(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def flag(name: str, value: Any) -> list[str]:
-    if isinstance(value, bool):
+    if isinstance(value, bool) and not name.startswith("compute."):
         section, _, field = name.rpartition(".")
         return [f"--{section}.{'' if value else 'no-'}{field.replace('_', '-')}"]
     return [f"--{name.replace('_', '-')}", str(value)]
