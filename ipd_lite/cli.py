@@ -100,7 +100,7 @@ class Run(Command):
     def run(self) -> None:
         from ipd_lite.study.names import run_folder
         from ipd_lite.study.run import run
-        from ipd_lite.tasks.own_data import check_fit, open_task
+        from ipd_lite.tasks.own_data import open_task
 
         if self.threads:
             import torch
@@ -108,8 +108,6 @@ class Run(Command):
             torch.set_num_threads(self.threads)
         named = self.task is not None or self.dataset is not None
         task = open_task(self.task if named else "pointmaze-medium", self.dataset, self.horizon)
-        if self.task is not None and self.dataset is not None:
-            check_fit(task)
         if task.opened:
             print(f"{task.name}: {task.description}; score: {task.score_definition}")
         scores = run(

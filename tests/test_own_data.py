@@ -303,7 +303,7 @@ def test_every_spelling_is_the_same_data(
 
 
 @pytest.mark.parametrize(("dataset", "message"), [
-    ("", "the dataset is \"\""),
+    ("", "dataset = '': expected an id or a path"),
     ("own", "no metadata.json in it; did you mean own/swings-v0"),
     ("own/swings", "did you mean own/swings-v0"),
     ("own/swings-v1", "did you mean own/swings-v0"),
@@ -318,7 +318,7 @@ def test_near_misses_are_answered(dataset: str, message: str, swings: str, datas
 
 @pytest.mark.parametrize("horizon", [0, -1])
 def test_impossible_horizons_are_refused(horizon: int) -> None:
-    with pytest.raises(ValueError, match=f"horizon = {horizon}, expected at least 1"):
+    with pytest.raises(ValueError, match=f"horizon = {horizon}: expected .* at least 1"):
         open_task("pointmaze-umaze", horizon=horizon)
 
 

@@ -14,7 +14,7 @@ from ipd_lite.settings import PRESETS, Config, as_dict, check_number
 from ipd_lite.study.names import label_of, read_run, run_folder, same
 from ipd_lite.study.pipeline import FORMAT
 from ipd_lite.study.run import configured
-from ipd_lite.tasks.own_data import check_fit, open_task
+from ipd_lite.tasks.own_data import open_task
 from ipd_lite.tasks.registry import TASKS, get_task
 from ipd_lite.tasks.task import Task
 
@@ -246,6 +246,6 @@ def other_data(pairs: Sequence[str]) -> dict[str, str]:
             raise ValueError(f"--datasets {pair!r}: expected TASK=ID_OR_PATH")
         if task in found:
             raise ValueError(f"--datasets names {task} twice")
-        check_fit(open_task(task, dataset))  # a mistake is better known now than in every unit
+        open_task(task, dataset)  # a mistake is better known now than in every unit
         found[task] = dataset
     return found

@@ -11,37 +11,25 @@ from pathlib import Path
 from typing import Any
 
 import minari
-import torch
-from torch import Tensor
 
-from ipd_lite.paper.world_model import TerminationFunction
 from ipd_lite.suggestions import unknown
-from ipd_lite.tasks import mazes
-from ipd_lite.tasks import robots as robotics
+from ipd_lite.tasks.known import (
+    LOCOMOTION_TERMINATION,
+    never_terminates,
+    pen_termination,
+    reach_goal_reward,
+    reach_goal_termination,
+)
+from ipd_lite.tasks.mazes import DECISION_LIMITS
 from ipd_lite.tasks.overrides import ANT_MAZE, LESSON, LOCOMOTION, MANIPULATION
+from ipd_lite.tasks.robots import ANT_MAZE_LIMITS, HAND_LIMITS
 from ipd_lite.tasks.snapshots import ENVIRONMENTS, REFERENCE_RETURNS
 from ipd_lite.tasks.task import MazeRecipe, Mixture, SnapshotRecipe, Task
 
 
-def reach_goal_reward(observations: Tensor, actions: Tensor, next_observations: Tensor) -> Tensor:
-    """-1 for every decision, shape (...)."""
-    return torch.full_like(next_observations[..., 0], -1.0)
-
-
-def reach_goal_termination(maze: str) -> TerminationFunction:
-    """Terminated within `mazes.GOAL_RADIUS` of the maze's goal."""
-    x, y = (float(v) for v in mazes.geometry(maze).goal)
-
-    def terminated(next_observations: Tensor) -> Tensor:
-        dx, dy = next_observations[..., 0] - x, next_observations[..., 1] - y
-        return dx * dx + dy * dy <= mazes.GOAL_RADIUS**2
-
-    return terminated
-
-
 def _maze_task(name: str, description: str, controller: float, **recipe: Any) -> Task:
     maze = name.split("-")[1]
-    limit = mazes.DECISION_LIMITS[maze]
+    limit = DECISION_LIMITS[maze]
     return Task(
         name=name,
         description=description,
@@ -60,40 +48,6 @@ def _maze_task(name: str, description: str, controller: float, **recipe: Any) ->
         reward=reach_goal_reward,
         terminated=reach_goal_termination(maze),
     )
-
-
-def hopper_termination(next_observations: Tensor) -> Tensor:
-    """Terminated when the hopper is too low, leans too far, or a coordinate leaves (-100, 100).
-
-    Hopper-v5's health condition. Velocities are clipped to 10 in the observation, so that the last
-    part can only be seen in the joint angles.
-    """
-    height, angle = next_observations[..., 0], next_observations[..., 1]
-    sane = (next_observations[..., 1:].abs() < 100).all(-1)
-    return ~(sane & (height > 0.7) & (angle.abs() < 0.2))
-
-
-def walker2d_termination(next_observations: Tensor) -> Tensor:
-    """Terminated when the torso leaves heights 0.8 to 2 m or tilts by more than 1 rad."""
-    height, angle = next_observations[..., 0], next_observations[..., 1]
-    return ~((height > 0.8) & (height < 2.0) & (angle.abs() < 1.0))
-
-
-def never_terminates(next_observations: Tensor) -> Tensor:
-    """False for every state: episodes end by the time limit alone."""
-    return torch.zeros_like(next_observations[..., 0], dtype=torch.bool)
-
-
-def pen_termination(next_observations: Tensor) -> Tensor:
-    """Terminated when the pen (height: entry 26) is dropped, as in D4RL."""
-    return next_observations[..., 26] < robotics.PEN_DROPPED
-
-
-LOCOMOTION_TERMINATION: dict[str, tuple[str, TerminationFunction]] = {
-    "hopper": ("height <= 0.7 m or lean >= 0.2 rad", hopper_termination),
-    "halfcheetah": ("never", never_terminates),
-    "walker2d": ("height outside 0.8-2 m or lean >= 1 rad", walker2d_termination),
-}
 
 
 def _locomotion_task(robot: Any, name: str, what: str, dataset: str, **rest: Any) -> Task:
@@ -259,7 +213,7 @@ def _hand_tasks(hand: str) -> Iterator[Task]:
                 f"0 = D4RL's random policy, 100 = D4RL's expert; {robot}-v1 with D4RL's reward "
                 "sign and time limit"
             ),
-            horizon=robotics.HAND_LIMITS[hand],
+            horizon=HAND_LIMITS[hand],
             termination="pen below 0.075 m" if hand == "pen" else "never",
             terminated=pen_termination if hand == "pen" else never_terminates,
             overrides=MANIPULATION,
@@ -295,7 +249,7 @@ def _ant_maze_task(name: str, description: str) -> Task:
         score_definition=(
             "percentage of episodes that reach the goal; learning sees reward - 1, scores do not"
         ),
-        horizon=robotics.ANT_MAZE_LIMITS[maze],
+        horizon=ANT_MAZE_LIMITS[maze],
         termination="goal reached, in evaluation only",
         reward_shift=-1.0,
         position_dimensions=(0, 1),
