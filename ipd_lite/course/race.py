@@ -30,8 +30,9 @@ from ipd_lite.paper.values import Values
 from ipd_lite.report.oracle import solve_time_to_goal
 from ipd_lite.rivals.cloning import ClonedPolicy
 from ipd_lite.settings import Config
-from ipd_lite.study.methods import METHODS, target_return
+from ipd_lite.study.actors import target_return
 from ipd_lite.study.pipeline import Pipeline
+from ipd_lite.study.run import configured
 from ipd_lite.tasks.mazes import GOAL_RADIUS, MAX_SPEED, Array, Geometry, geometry
 from ipd_lite.tasks.registry import get_task
 
@@ -44,7 +45,7 @@ CHECKPOINT = Path("figures/data/race.safetensors")
 
 
 def _config(method: str) -> Config:
-    return METHODS[method].configure(get_task(RUNNING_EXAMPLE).config("lesson"))
+    return configured(get_task(RUNNING_EXAMPLE).config("lesson"), method)
 
 
 def trained(out: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -63,13 +64,13 @@ def trained(out: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 half = key in parameters
                 tensors[f"{name}/{key}"] = tensor.half() if half else tensor
 
-    def configured(method: str) -> Pipeline:
+    def variant(method: str) -> Pipeline:
         return base.variant(_config(method))
 
-    keep("bc", configured("bc").cloned[0])
-    decision_transformer = configured("dt")
+    keep("bc", variant("bc").cloned[0])
+    decision_transformer = variant("dt")
     keep("dt", decision_transformer.policy[0])
-    keep("ipd", configured("ipd").policy[0])
+    keep("ipd", variant("ipd").policy[0])
     keep("iql", base.values, "features", "plain_features", "v_net", "actor")
     seen = decision_transformer.dataset.returns_to_go().aminmax()
     return tensors, {
