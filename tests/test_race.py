@@ -18,7 +18,7 @@ from ipd_lite import plots
 from ipd_lite.course import race
 from ipd_lite.course.example import RUNNING_EXAMPLE
 from ipd_lite.settings import EvaluationConfig
-from ipd_lite.study.run import read_scores
+from ipd_lite.study.names import read_scores
 from ipd_lite.tasks.mazes import geometry
 from ipd_lite.tasks.registry import get_task
 from ipd_lite.tasks.rollout import rollout

@@ -64,13 +64,13 @@ def trained(out: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 half = key in parameters
                 tensors[f"{name}/{key}"] = tensor.half() if half else tensor
 
-    def configured(method: str) -> Pipeline:
+    def variant(method: str) -> Pipeline:
         return base.variant(_config(method))
 
-    keep("bc", configured("bc").cloned[0])
-    decision_transformer = configured("dt")
+    keep("bc", variant("bc").cloned[0])
+    decision_transformer = variant("dt")
     keep("dt", decision_transformer.policy[0])
-    keep("ipd", configured("ipd").policy[0])
+    keep("ipd", variant("ipd").policy[0])
     keep("iql", base.values, "features", "plain_features", "v_net", "actor")
     seen = decision_transformer.dataset.returns_to_go().aminmax()
     return tensors, {
