@@ -37,7 +37,7 @@ LIBRARIES = {
     "paper": {"torch", "numpy", "tqdm"},
     "plots": {"numpy", "pandas", "matplotlib", "seaborn", "PIL", "IPython"},
 }
-PAPER_LINES, FUNCTION_LINES, MODULE_LINES = 3_750, 40, 430
+PAPER_LINES, FUNCTION_LINES, MODULE_LINES = 3_750, 40, 400
 
 
 def wing(module: str) -> str:
@@ -101,15 +101,20 @@ def test_modules_can_be_read_at_a_sitting(module: str) -> None:
         assert len(MODULES[module].read_text().splitlines()) <= MODULE_LINES
 
 
+def body_lines(function: ast.FunctionDef) -> int:
+    """Lines of a function without its signature and docstring."""
+    body = function.body[1:] if ast.get_docstring(function) else function.body
+    return (function.end_lineno or 0) - body[0].lineno + 1 if body else 0
+
+
 def test_the_paper_stays_small() -> None:
     texts = {m: path.read_text() for m, path in MODULES.items() if wing(m) == "paper"}
     assert sum(len(text.splitlines()) for text in texts.values()) <= PAPER_LINES
     long = {
-        f"{module}.{node.name}": node.end_lineno - node.lineno + 1
+        f"{module}.{node.name}": body_lines(node)
         for module, text in texts.items()
         for node in ast.walk(ast.parse(text))
-        if isinstance(node, ast.FunctionDef)
-        and (node.end_lineno or 0) - node.lineno + 1 > FUNCTION_LINES
+        if isinstance(node, ast.FunctionDef) and body_lines(node) > FUNCTION_LINES
     }
     assert not long
 
