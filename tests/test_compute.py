@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ipd_lite.paper import nets
+from ipd_lite.paper import training
 from ipd_lite.paper.distillation import prepare_examples, train_policy
 from ipd_lite.paper.imagination import planning_model
 from ipd_lite.paper.planning import Plan, plan
@@ -64,7 +64,7 @@ def test_traced_losses_train_the_same_weights(
     """One whole graph forward and backward (no breaks), without the time of a C++ build."""
     whole = functools.partial(torch.compile, backend="aot_eager", fullgraph=True)
     monkeypatch.setattr(torch, "compile", whole)
-    monkeypatch.setattr(nets, "_has_compiler", lambda: True)
+    monkeypatch.setattr(training, "_has_compiler", lambda: True)
     plain, traced = Compute(False, autocast), Compute(True, autocast)
     assert distance(train(stage, plain), train(stage, traced)) < (0.05 if autocast else 1e-4)
 

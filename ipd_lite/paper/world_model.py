@@ -327,12 +327,8 @@ def train_world_model(
             "world model", config.updates, modules={"model": model, "best": best},
             optimizers={"adam": descent.optimizer}, generators={"batches": generator},
         ):  # fmt: skip
-            column = torch.randint(
-                len(training),
-                (config.members, config.batch_size),
-                generator=generator,
-                device=device,
-            )
+            size = (config.members, config.batch_size)
+            column = torch.randint(len(training), size, generator=generator, device=device)
             value = loss_of(model, rows[bootstrap.gather(1, column)], config)
             descent.step(step, value)
             checkpoint.log(step, {"loss": value})
