@@ -48,6 +48,7 @@ STAGE_NAMES = {
     "cloning": "cloning",
     "td3bc": "TD3+BC",
     "cql": "CQL",
+    "rebrac": "ReBRAC",
     "evaluation": "evaluation",
 }
 """The stages of figure 8: the paper's in its order, then the rivals' own."""
@@ -323,7 +324,8 @@ def costs(table: pd.DataFrame) -> Figure:
     """
     import seaborn as sns
 
-    stages = [stage for stage in STAGE_NAMES if (table["stage"] == stage).any()]
+    ran = dict.fromkeys(table["stage"])
+    stages = [stage for stage in dict.fromkeys([*STAGE_NAMES, *ran]) if stage in ran]
     families = list(dict.fromkeys(table["family"]))
     shown = {"seconds": "wall seconds", "process_mb": "peak memory of the process (MB)"}
     shown = {name: label for name, label in shown.items() if table[name].notna().any()}
@@ -339,7 +341,7 @@ def costs(table: pd.DataFrame) -> Figure:
         sns.pointplot(table, x=column, **order, **look, **median, **apart, **scale, ax=ax)
         ax.set(xlabel=label, ylabel="")
         ax.grid(axis="x", color="0.92", lw=0.6)
-    axes[0, 0].set_yticks(range(len(stages)), [STAGE_NAMES[stage] for stage in stages])
+    axes[0, 0].set_yticks(range(len(stages)), [STAGE_NAMES.get(stage, stage) for stage in stages])
     axes[0, 0].xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: f"{seconds:g}"))
     axes[0, 0].legend(fontsize=7, loc="lower left", bbox_to_anchor=(0, 1), ncols=4)
     axes[0, -1].set_title("median and range over runs", fontsize=8)

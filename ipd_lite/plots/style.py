@@ -39,7 +39,8 @@ METHOD_NAMES = {
     "mpc": "Planner alone (MPC)", "ipd-noaug": "IPD, no imagined data",
     "ipd-greedy": "IPD, greedy Q", "ipd-random": "IPD, random actions",
     "ipd-nogate": "IPD, no gate", "ipd-noq": "IPD, no Q term",
-    "ipd-rtg": "IPD, hand-set target", "ipd": "IPD",
+    "ipd-rtg": "IPD, hand-set target", "ipd": "IPD", "rebrac": "ReBRAC",
+    "ipd-nosupport": "IPD, no support gate", "ipd-ask-v": "IPD, asks for V(s)",
 }  # fmt: skip
 TASK_WORDS = {"pointmaze": "Maze", "halfcheetah": "HalfCheetah", "antmaze": "AntMaze"}
 
