@@ -226,6 +226,9 @@ def configuration(
                 f"{needed} = {user[needed]!r}: method {name} is defined by {needed} = "
                 f"{method[needed]!r}; leave that setting out or choose another method"
             )
+    for to, of in borrowed.items():
+        if user.get(to, user.get(of)) != user.get(of):
+            raise ValueError(f"{to} = {user[to]!r}: method {name} takes it from {of}; set that one")
     base = preset(base) if isinstance(base, str) else base
     config = override(base, {**task, **method, **user})
     config = override(config, {to: attrgetter(of)(config) for to, of in borrowed.items()})

@@ -128,9 +128,11 @@ def other_values(config: Any, prefix: str = "") -> dict[str, Any]:
         elif isinstance(value, str):
             result[name] = next(choice for choice in get_args(hints[item.name]) if choice != value)
         elif isinstance(value, int):
-            result[name] = 2 * value
+            result[name] = 2 * value or 1
+        elif value is None:
+            result[name] = 0.5 if "quantile" in name else 1.5
         else:
-            result[name] = 1.5 if value is None else round(0.8 * value + 0.03, 6)
+            result[name] = round(0.8 * value + 0.03, 6)
     return result
 
 
@@ -259,17 +261,19 @@ def test_figures_draws_committed_results_again(
 ) -> None:
     data, out = tmp_path / "data", tmp_path / "out"
     data.mkdir()
+    both = (TASK, "pointmaze-medium")
     rows = [
-        {"task": TASK, "method": method, "variant": "", "seed": seed,
+        {"task": task, "method": method, "variant": "", "seed": seed,
          "checkpoint": label, "episodes": 4,
          "return_mean": -20.0, "score": 50.0 + seed, "success": 1.0, "wall_seconds": 1.0}
-        for method in ("iql", "ipd") for seed in (0, 1) for label in ("last", "best")
+        for task in both for method in ("iql", "ipd") for seed in (0, 1)
+        for label in ("last", "best")
     ]  # fmt: skip
     pd.DataFrame(rows).to_csv(data / "scores-test.csv", index=False)
     assert main(["figures", "--data", str(data), "--out", str(out)]) == 0
     printed = [Path(line) for line in capsys.readouterr().out.splitlines()]
     assert {path.name for path in printed} == {
-        *(f"scores-{TASK}{suffix}" for suffix in (".png", ".svg", ".md")),
+        *(f"scores-{task}{suffix}" for task in both for suffix in (".png", ".svg", ".md")),
         *(f"figure7-profile{suffix}" for suffix in (".png", ".svg")),
         *(f"table1{suffix}" for suffix in (".md", ".tex", ".csv")),
         "mazes.md",
