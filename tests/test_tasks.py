@@ -111,5 +111,5 @@ def test_task_is_complete(task: Task) -> None:
 
 
 def test_unknown_task_names_its_neighbours() -> None:
-    with pytest.raises(KeyError, match="did you mean pointmaze-umaze or .*`ipd-lite tasks` lists"):
+    with pytest.raises(KeyError, match=r"did you mean pointmaze-umaze or .*`ipd-lite tasks` lists"):
         get_task("pointmaze-huge")
