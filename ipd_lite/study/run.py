@@ -20,7 +20,7 @@ import pandas as pd
 from ipd_lite.files import write_atomically, write_csv, write_json
 from ipd_lite.paper.acting import Actor
 from ipd_lite.paper.dataset import OfflineDataset
-from ipd_lite.paper.values import diagnose
+from ipd_lite.paper.values import diagnose, warn_if_values_do_not_fit
 from ipd_lite.settings import (
     NOTHING,
     Config,
@@ -255,7 +255,10 @@ def _record(pipeline: Pipeline, scores: pd.DataFrame, rollouts: list[Rollouts]) 
             "last": rollouts[-1].returns.tolist(), "best": rollouts[best].returns.tolist()
         }  # fmt: skip
     if "values" in used:
-        record["values"] = vars(diagnose(pipeline.values, pipeline.dataset, pipeline.discount))
+        found = diagnose(pipeline.values, pipeline.dataset, pipeline.discount)
+        if pipeline.config.preset != "smoke":  # which trains nothing to its end
+            warn_if_values_do_not_fit(found)
+        record["values"] = vars(found)
     if "world-model" in used:
         record["world model"] = {
             "holdout error per member": pipeline.world_model.holdout_error.tolist(),
