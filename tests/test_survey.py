@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -103,4 +104,4 @@ def test_histograms_show_one_panel_per_task() -> None:
     panels = [ax for ax in figure.axes if ax.get_visible()]
     assert [ax.get_title() for ax in panels] == ["B\nD4RL, 1,200 steps", "A\nD4RL, 1,200 steps"]
     assert [[bar.get_height() for bar in ax.patches] for ax in panels] == [[1, 4], [0, 2, 3]]
-    plots.plt.close(figure)
+    plt.close(figure)
