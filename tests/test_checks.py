@@ -293,7 +293,8 @@ def test_this_file_knows_every_check() -> None:
         for name, value in vars(checks).items()
         if callable(value) and getattr(value, "__wrapped__", None) and not name.startswith("_")
     }
-    assert public == set(RIGHT)
+    built = {"iql_loss", "policy_loss"}  # these train something: tests/test_build.py
+    assert public == set(RIGHT) | built
 
 
 def test_answers_cannot_change_the_question(capsys: pytest.CaptureFixture[str]) -> None:
