@@ -138,7 +138,7 @@ def test_calibration_of_true_gaussians_lies_on_the_diagonal() -> None:
 
 def test_continuations_are_drawn_three_times() -> None:
     figure = drawn(plots.continuations(MAZE.walls, MAZE.goal, PATHS, PATHS[:2], PATHS[:1]))
-    assert [len(ax.lines) - 1 for ax in figure.axes] == [6, 4, 2]  # a path, its start; the goal
+    assert [len(ax.lines) - 1 for ax in figure.axes] == [4, 3, 2]  # paths, their starts; the goal
     assert len(dots(figure)) == 6
 
 
