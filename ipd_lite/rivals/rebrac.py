@@ -30,6 +30,7 @@ from ipd_lite.paper.training import (
 from ipd_lite.paper.values import ValueConfig, bellman_target, value_bounds
 from ipd_lite.rivals.cloning import ClonedPolicy
 from ipd_lite.rivals.critics import TwinQ
+from ipd_lite.rivals.td3bc import smoothed_action
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,9 @@ def rebrac_critic_loss(
         next_actions: (B, A) recorded at s'. recorded: (B,) 1 where there is one, else 0.
     """
     with torch.no_grad():
-        noise = torch.empty_like(batch.actions).normal_(generator=generator) * rebrac.target_noise
-        noise = noise.clamp(-rebrac.noise_clip, rebrac.noise_clip)
-        action = (target_policy(batch.next_observations) + noise).clamp(-1, 1)
+        action = smoothed_action(
+            target_policy, batch, rebrac.target_noise, rebrac.noise_clip, generator
+        )
         penalty = (action - next_actions).square().sum(-1) * recorded
         next_q = q.lowest_target(batch.next_observations, action) - rebrac.critic_weight * penalty
         target = bellman_target(batch, next_q, config, bounds)

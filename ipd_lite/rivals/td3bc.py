@@ -22,6 +22,18 @@ from ipd_lite.rivals.cloning import ClonedPolicy
 from ipd_lite.rivals.critics import TwinQ
 
 
+def smoothed_action(
+    target_policy: ClonedPolicy,
+    batch: Batch,
+    deviation: float,
+    clip: float,
+    generator: torch.Generator,
+) -> Tensor:
+    """The target policy's action (B, A) at s', plus clipped noise (TD3, Fujimoto et al. 2018)."""
+    noise = torch.empty_like(batch.actions).normal_(generator=generator) * deviation
+    return (target_policy(batch.next_observations) + noise.clamp(-clip, clip)).clamp(-1, 1)
+
+
 def td3bc_critic_loss(
     q: TwinQ,
     target_policy: ClonedPolicy,
@@ -33,9 +45,9 @@ def td3bc_critic_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Squared Bellman error, summed over the twins; the target action carries clipped noise."""
     with torch.no_grad():
-        noise = torch.empty_like(batch.actions).normal_(generator=generator) * td3bc.target_noise
-        noise = noise.clamp(-td3bc.noise_clip, td3bc.noise_clip)
-        next_action = (target_policy(batch.next_observations) + noise).clamp(-1, 1)
+        next_action = smoothed_action(
+            target_policy, batch, td3bc.target_noise, td3bc.noise_clip, generator
+        )
         next_q = q.lowest_target(batch.next_observations, next_action)
         target = bellman_target(batch, next_q, config, bounds)
     members = q(batch.observations, batch.actions)
