@@ -224,9 +224,10 @@ def test_scores_of_ant_mazes_are_not_shifted_but_learning_is(datasets: Any, tmp_
     pipeline = Pipeline(task, 0, task.config("smoke"), tmp_path, torch.device("cpu"))
     assert torch.equal(pipeline.recorded.rewards, recorded.rewards)
     assert torch.equal(pipeline.dataset.rewards, recorded.rewards - 1)
-    assert pipeline.reward_function is not None
+    reward = pipeline.known.scaled(pipeline.reward_scale).reward
+    assert reward is not None
     batch = recorded.batch(torch.arange(5))
-    known = pipeline.reward_function(batch.observations, batch.actions, batch.next_observations)
+    known = reward(batch.observations, batch.actions, batch.next_observations)
     assert torch.equal(known, pipeline.dataset.rewards[:5])
     scores = run(task, "behaviour", 0, task.config("smoke"), out=tmp_path, device="cpu")
     assert (scores["return_mean"] >= -60).all()

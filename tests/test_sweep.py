@@ -625,7 +625,8 @@ def test_imagination_is_recorded_with_threshold_and_horizon(
     assert book["threshold"] > 0 and record["horizon"] == smoke().planner.horizon
     paths = gather.write_results([unit], tmp_path, tmp_path / "data", device="cpu")
     assert [p.name for p in paths] == [
-        f"{kind}-{TASK}.csv" for kind in ("scores", "costs", "inside")
+        *(f"{kind}-{TASK}.csv" for kind in ("scores", "costs", "inside")),
+        "catalogue.csv",
     ]
     costs = pd.read_csv(paths[1])
     assert costs.set_index("stage")["seconds"].to_dict() == record["seconds"]
@@ -639,7 +640,7 @@ def test_imagination_is_recorded_with_threshold_and_horizon(
     later = [Unit(TASK, "behaviour", 0, smoke()), unit]
     paths = gather.write_results(later, tmp_path, tmp_path / "data", device="cpu")
     assert pd.read_csv(paths[2]).equals(inside)
-    arrays, _ = load_tensors(paths[3])
+    arrays, _ = load_tensors(next(p for p in paths if p.suffix == ".safetensors"))
     assert float(arrays["model/threshold"]) == pytest.approx(book["threshold"])
 
 

@@ -160,12 +160,12 @@ def test_scores_of_imagined_futures() -> None:
     copy_member(values.v_net, 0, value := UsualIQL(VALUES, STATE, ACTION).v)
     states, candidates, horizon = torch.randn(4, STATE), MODEL.elites * 2, 3
     actions = torch.rand(candidates, 4, horizon, ACTION) * 2 - 1
-    planner = Model(propose=lambda s, d: s, step=model.step, value=values.v, discount=0.9)
-    _, found, _ = rollout(states, planner, candidates, horizon, actions, paths=False)
 
     def replay(rows: Tensor, depth: int) -> Tensor:
         return actions[:, :, depth].flatten(0, 1)
 
+    planner = Model(propose=replay, step=model.step, value=values.v, discount=0.9)
+    _, found, _ = rollout(states, planner, candidates, horizon, paths=False)
     first, expected = usual_futures(
         usual, value, replay, states.repeat(candidates, 1), horizon, 0.9
     )
