@@ -11,6 +11,7 @@ How many run side by side, and where, is joblib's to say: `with joblib.parallel_
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import threading
@@ -135,11 +136,21 @@ def _alone(unit: Unit, out: Path, device: str, threads: int) -> str:
 _one_at_a_time = threading.Lock()
 
 
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Compute with `count` threads; a single worker is the caller's own process, so undo it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _attempt(index: int, unit: Unit, out: Path, device: str, threads: int) -> tuple[int, str]:
     """Run one unit in a worker; what went wrong, or nothing."""
     # A Dask worker may have several threads; environments and random numbers are one per process.
-    with _one_at_a_time:
-        torch.set_num_threads(threads)
+    with _one_at_a_time, _threads(threads):
         try:
             task = unit.open()
             scores = run(
