@@ -417,10 +417,7 @@ def test_target_level_lies_between_worst_and_best(level: float, tmp_path: Path) 
     assert found == pytest.approx(expected)
 
 
-OURS = {
-    "imagination.support_quantile": 0.5, "evaluation.ask": "quantile",
-    "distillation.label_share": 0.1, "distillation.weigh_by_advantage": True,
-}  # fmt: skip
+OURS = {"imagination.support_quantile": 0.5, "evaluation.ask": "quantile"}
 """Our additions, which are off by default: methods without one of them switch it off."""
 
 

@@ -38,7 +38,6 @@ from ipd_lite.paper.imagination import (
     imagine,
     splice,
 )
-from ipd_lite.paper.labels import Labels, Planner, label, with_labels
 from ipd_lite.paper.planning import PlannerConfig
 from ipd_lite.paper.support import NearestStates, nearest_states
 from ipd_lite.paper.training import Checkpoint, Compute, ComputeConfig, Snapshots
@@ -235,23 +234,6 @@ class IPD:
         return self.imagination[0]
 
     @cached_property
-    def labels(self) -> Labels:
-        """Planned first actions at recorded states drawn at random (our addition)."""
-        config = self.config.imagination
-
-        def train(checkpoint: Checkpoint) -> Labels:
-            generator = torch.Generator(self.device).manual_seed(self.seed)
-            order = torch.randperm(len(self.dataset), generator=generator, device=self.device)
-            planner = Planner(
-                self.values, self.world_model, self.config.planner, self.discount,
-                self.threshold, self.gate, generator,
-            )  # fmt: skip
-            return label(self.dataset, order[: config.labels], planner)
-
-        settings, after = [self.config.planner, config], ("values", "world-model")
-        return self.keep("labels", settings, train, lambda: Labels, after)  # type: ignore[return-value]
-
-    @cached_property
     def augmented(self) -> OfflineDataset:
         """D_aug: the recorded episodes, then real prefixes with imagined continuations."""
         config = self.config.distillation
@@ -276,15 +258,11 @@ class IPD:
     def examples(self) -> Examples:
         """Every step of D_aug with its conditioning token and the weight of its regression."""
         config, guide = self.config.distillation, self.guide
-        examples = prepare_examples(
+        return prepare_examples(
             self.augmented, guide, config, self.discount,
             bootstrap_steps=self.config.imagination.bootstrap_steps,
             assessment=self.assessment if guide and config.filter_suboptimal else None,
-            temperature=self.config.values.temperature,
         )  # fmt: skip
-        if config.label_share == 0:
-            return examples
-        return with_labels(examples, self.dataset, self.labels, self.values, config.context - 1)
 
     @cached_property
     def policy(self) -> tuple[TransformerPolicy, Snapshots]:
@@ -303,5 +281,4 @@ class IPD:
 
         settings = [config, *([self.config.imagination] * config.uses_values)]
         after = ["values"] * config.uses_values + ["imagination"] * (config.imagined_share > 0)
-        after += ["labels"] * (config.label_share > 0)
         return self.keep("policy", settings, train, build, after)

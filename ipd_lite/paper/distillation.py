@@ -64,12 +64,8 @@ class DistillationConfig:
     """Divide Q by the batch mean of |Q - V| or of |Q|."""
     filter_suboptimal: bool = True
     """Suboptimal real steps get no action regression, only the Q term."""
-    weigh_by_advantage: bool = False  # PAPER SILENT
-    """Weigh the regression on recorded actions by exp(values.temperature * (Q - V)), as in IQL."""
     imagined_share: float = 0.5
     """Share of a batch's windows drawn from imagined continuations."""
-    label_share: float = 0.0
-    """Share of a batch's windows that end in a planned first action at a recorded observation."""
     evaluations: int = 3
     """Checkpoints that are evaluated, the last one included ("last" and "best" columns)."""
 
@@ -80,12 +76,6 @@ class DistillationConfig:
             "distillation.imagined_share",
             self.imagined_share,
             "0 <= share <= 1",
-        )
-        require(
-            0 <= self.label_share <= 1 - self.imagined_share,
-            "distillation.label_share",
-            self.label_share,
-            "0 <= share <= 1 - distillation.imagined_share",
         )
         require(self.evaluations >= 1, "distillation.evaluations", self.evaluations, "at least 1")
 
@@ -108,8 +98,6 @@ class Examples:
     weights: Tensor
     spliced: Tensor
     baseline: Tensor
-    labelled: Tensor | None = None
-    """(N,) bool, steps of episodes that end in a planned first action; never also `spliced`."""
 
 
 @torch.no_grad()
@@ -121,12 +109,11 @@ def prepare_examples(
     *,
     bootstrap_steps: int,
     assessment: Assessment | None = None,
-    temperature: float = 1.0,
 ) -> Examples:
     """Tokens and weights for every step of `dataset` (real episodes first, then spliced ones).
 
-    Real steps are regressed on, weighted by their advantage if the configuration says so, except
-    suboptimal ones if it filters them; spliced episodes are regressed on from the splice on.
+    Real steps are regressed on, except suboptimal ones if the configuration filters them; spliced
+    episodes are regressed on from the splice on.
     Without `values` (Decision Transformer) the condition is the undiscounted return-to-go.
     """
     has_imagined = torch.zeros(dataset.episodes, dtype=torch.bool, device=dataset.device)
@@ -136,8 +123,6 @@ def prepare_examples(
     if config.filter_suboptimal and assessment is not None:
         real = len(assessment.suboptimal)
         weights[:real] *= (~assessment.suboptimal).float()
-    if config.weigh_by_advantage and values is not None:
-        weights = torch.where(spliced, weights, weights * advantages(values, dataset, temperature))
     if values is None or config.condition == "return-to-go":
         conditions = dataset.returns_to_go()
         baseline = torch.zeros_like(conditions)
@@ -154,19 +139,6 @@ def prepare_examples(
     if config.condition == "maximum":
         conditions = torch.maximum(v, conditions)
     return Examples(dataset, conditions, weights, spliced, v)
-
-
-LARGEST_WEIGHT = 10.0
-"""Of a step, in units of the mean weight: few steps must not fill a batch."""
-
-
-@torch.no_grad()
-def advantages(values: Values, dataset: OfflineDataset, temperature: float) -> Tensor:
-    """Weights (N,) exp(temperature * (Q(s, a) - V(s))) of recorded actions, of mean about 1."""
-    advantage = in_chunks(values.q, dataset.observations, dataset.actions)
-    advantage = advantage - in_chunks(values.v, dataset.observations)
-    weight = (temperature * advantage).exp().clamp_max(100.0)  # 100: IQL's own bound
-    return (weight / weight.mean()).clamp_max(LARGEST_WEIGHT)
 
 
 def distillation_loss(
@@ -301,14 +273,7 @@ def window_pools(examples: Examples, config: DistillationConfig) -> list[tuple[T
     every = torch.arange(len(examples.dataset), device=examples.dataset.device)
     spliced = every[examples.spliced]
     imagined = round(config.imagined_share * config.batch_size) if len(spliced) else 0
-    if examples.labelled is None:
-        return [(every[~examples.spliced], config.batch_size - imagined), (spliced, imagined)]
-    planned = round(config.label_share * config.batch_size)
-    return [
-        (every[~(examples.spliced | examples.labelled)], config.batch_size - imagined - planned),
-        (spliced, imagined),
-        (every[examples.labelled], planned),
-    ]
+    return [(every[~examples.spliced], config.batch_size - imagined), (spliced, imagined)]
 
 
 def sample_windows(

@@ -53,13 +53,10 @@ class ImaginationConfig:
     states (`support.py`); None = no such gate."""
     neighbours: int = 5
     """Nearest recorded states that the distance is averaged over."""
-    labels: int = 0
-    """Recorded states whose first action is planned (`labels.py`), drawn without repetition."""
 
     def __post_init__(self) -> None:
         support = self.support_quantile is None or 0 < self.support_quantile <= 1
         require(support, "imagination.support_quantile", self.support_quantile, "0 < q <= 1")
-        require(self.labels >= 0, "imagination.labels", self.labels, "at least 0")
         gate = self.quantile is None or 0 < self.quantile <= 1
         require(gate, "imagination.quantile", self.quantile, "0 < q <= 1, or None for no gate")
         require(self.length >= 1, "imagination.length", self.length, "at least 1")

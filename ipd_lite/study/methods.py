@@ -45,12 +45,9 @@ class Method:
 
 
 RETURN_TO_GO = {"distillation.condition": "return-to-go"}
-NO_IMAGINATION = {"distillation.imagined_share": 0.0, "distillation.label_share": 0.0}
+NO_IMAGINATION = {"distillation.imagined_share": 0.0}
 NO_VALUES = {"distillation.alpha": 0.0}
-EVERY_ACTION = {
-    "distillation.filter_suboptimal": False,
-    "distillation.weigh_by_advantage": False,
-}
+EVERY_ACTION = {"distillation.filter_suboptimal": False}
 
 
 METHODS: dict[str, Method] = {

@@ -18,11 +18,10 @@ from typing import Any, TypeVar
 import torch
 
 from ipd_lite.paper.algorithm import IPD
-from ipd_lite.paper.ask import LOOSE, ask_by_model, excess_of, quantile_of
+from ipd_lite.paper.ask import excess_of, quantile_of
 from ipd_lite.paper.dataset import OfflineDataset
 from ipd_lite.paper.imagination import Continuations
 from ipd_lite.paper.training import Snapshots
-from ipd_lite.paper.world_model import calibrate_threshold
 from ipd_lite.rivals.cloning import ClonedPolicy, best_episodes, train_cloning
 from ipd_lite.rivals.cql import SquashedGaussian, train_cql
 from ipd_lite.rivals.rebrac import train_rebrac
@@ -162,15 +161,7 @@ class Pipeline(IPD):
         config = self.config.evaluation
         if config.ask == "value":
             return 0.0
-        excess = excess_of(self.assessment)
-        if config.ask == "quantile":
-            return float(quantile_of(excess, config.ask_quantile))
-        return ask_by_model(
-            self.policy[0], self.values, self.world_model, self.dataset, excess,
-            threshold=calibrate_threshold(self.world_model, self.holdout, LOOSE),
-            gate=self.support(LOOSE), timestep=self.config.distillation.timestep,
-            discount=self.discount, seed=self.seed,
-        )  # fmt: skip
+        return float(quantile_of(excess_of(self.assessment), config.ask_quantile))
 
     # ---- the rivals ----------------------------------------------------------------------------
 
