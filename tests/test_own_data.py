@@ -205,6 +205,8 @@ class Odd(gym.Env[Any, Any]):
         late = self.time == 3
         if self.fault == "late" and late:
             raise RuntimeError("contact solver")
+        if self.fault == "exit" and late:
+            raise SystemExit("no display")
         observation = np.full(2, np.nan if self.fault == "nan" and late else 0, np.float32)
         reward: Any = np.nan if self.fault == "reward" and late else 1.0
         reward = np.ones(2) if self.fault == "vector" else reward
@@ -236,6 +238,7 @@ def odd_dataset(**spec: Any) -> str:
     ("old step", "Odd-v0: step fails: not enough values to unpack"),
     ("vector", r"Odd-v0: step fails: the reward has shape \(2,\), expected \(1,\)"),
     ("late", "Odd-v0: step fails: contact solver"),
+    ("exit", "Odd-v0: step fails: no display"),
     ("nan", "Odd-v0: step fails: the observation is not finite"),
     ("reward", "Odd-v0: step fails: the reward is not finite"),
 ])  # fmt: skip
@@ -283,6 +286,18 @@ def test_package_that_is_missing_is_named(datasets: Path) -> None:
 
 
 # ---------------------------------------------------------------- paths and references
+
+
+def test_copied_data_is_the_same_data(swings: str, datasets: Path, tmp_path: Path) -> None:
+    """A finished run is read again after its data moved; other data is still refused."""
+    out = tmp_path / "runs"
+    first = run(open_task(dataset=swings), "bc", 0, smoke(), out=out, device="cpu")
+    shutil.copytree(datasets / swings, tmp_path / "elsewhere")
+    copied = open_task(dataset=str(tmp_path / "elsewhere"))
+    pd.testing.assert_frame_equal(run(copied, "bc", 0, smoke(), out=out, device="cpu"), first)
+    other = replace(load_minari(swings), rewards=2 * load_minari(swings).rewards)
+    with pytest.raises(ValueError, match="other data"):
+        run(copied, "bc", 0, smoke(), out=out, device="cpu", data=other)
 
 
 def test_every_spelling_is_the_same_data(

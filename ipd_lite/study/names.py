@@ -124,6 +124,12 @@ def _agree(
             raise Damaged(policy, error) from error
 
 
-def same(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    """Whether `found`, read from JSON, has these entries (others are not looked at)."""
-    return all(found.get(k) == v for k, v in json.loads(json.dumps(dict(wanted))).items())
+def same(found: Mapping[str, Any], wanted: Mapping[str, Any], moved: bool = False) -> bool:
+    """Whether `found`, read from JSON, has these entries (others are not looked at).
+
+    `moved`: the data may have been opened from another place; its fingerprint decides.
+    """
+    wanted = json.loads(json.dumps(dict(wanted)))
+    if moved and found.get("opened") and wanted.get("opened"):
+        wanted["opened"] = {**wanted["opened"], "dataset": found["opened"].get("dataset")}
+    return all(found.get(k) == v for k, v in wanted.items())

@@ -131,7 +131,7 @@ def _earlier(folder: Path, identity: Mapping[str, Any]) -> pd.DataFrame | None:
         identity = {**identity, "environment": found.get("environment")}
     else:
         return None
-    if not same(found, identity):
+    if not same(found, identity, moved=True):
         what = "run" if finished else "policy"
         raise ValueError(
             f"{folder} holds a {what} with another configuration or other data; "

@@ -33,7 +33,7 @@ from ipd_lite.settings import EvaluationConfig, check_number
 from ipd_lite.tasks.load import find, load_once
 from ipd_lite.tasks.overrides import OWN_DATA
 from ipd_lite.tasks.registry import get_task
-from ipd_lite.tasks.rollout import EnvironmentFault, rollout
+from ipd_lite.tasks.rollout import ANYTHING, EnvironmentFault, rollout
 from ipd_lite.tasks.task import Task
 
 RANDOM_EPISODES = 10
@@ -118,7 +118,7 @@ def _environment(
         space = _box(env.action_space)
         why = _misfit(canonical(env), spec.id, str(name), *widths)
         env.close()
-    except Exception as error:  # anything that another package's environment may raise
+    except ANYTHING as error:
         needs = ", ".join(metadata.get("requirements") or ())
         return None, None, (
             f"the environment of {name} cannot be made here ({one_line(error)}); install "

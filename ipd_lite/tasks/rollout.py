@@ -22,6 +22,10 @@ from ipd_lite.settings import EvaluationConfig
 from ipd_lite.tasks.task import Task
 
 
+ANYTHING = (Exception, SystemExit)
+"""What another package's environment may raise; some leave by `sys.exit`."""
+
+
 class EnvironmentFault(RuntimeError):
     """An environment that cannot be evaluated; the message names it and what it did."""
 
@@ -65,7 +69,7 @@ def rollout(
     slots = min(config.slots, config.episodes)
     try:
         environments = _pool(task, slots)
-    except Exception as error:  # anything that another package's environment may raise
+    except ANYTHING as error:
         raise EnvironmentFault(f"{task.environment} cannot be made: {one_line(error)}") from error
     returns = np.zeros(config.episodes)
     steps = np.zeros(config.episodes, dtype=np.int64)
@@ -116,7 +120,7 @@ def _reset(env: gym.Env[Any, Any], seed: int, name: str) -> NDArray[np.float32]:
     try:
         observation, _ = env.reset(seed=seed)
         return _numbers(observation, env.observation_space.shape, "the observation")
-    except Exception as error:
+    except ANYTHING as error:
         raise EnvironmentFault(f"{name}: reset(seed={seed}) fails: {one_line(error)}") from error
 
 
@@ -132,7 +136,7 @@ def _step(
         shape = env.observation_space.shape
         seen = _numbers(observation, shape, "the observation")
         return seen, number, bool(terminated or truncated), _success(info)
-    except Exception as error:
+    except ANYTHING as error:
         raise EnvironmentFault(f"{name}: step fails: {one_line(error)}") from error
 
 
