@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import itertools
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ipd_lite import plots
 from ipd_lite.course import stitching
@@ -81,3 +85,20 @@ def test_good_plans_keep_their_promise_and_bad_ones_pass_walls() -> None:
     plt.close(figure)
     places = MAZE.centres, np.arange(len(MAZE.centres), dtype=float)
     plt.close(plots.stitch_to_goal(MAZE.walls, MAZE.goal, good, [free, wall], places))
+
+
+def test_planned_steps_follow_one_another_up_to_the_gate(pipeline: Pipeline) -> None:
+    start = pipeline.dataset.observations[3]
+    steps = stitching.planned_steps(pipeline, start, limit=4)
+    threshold, top = float(pipeline.threshold), pipeline.config.planner.top
+    assert np.allclose(steps[0].here, start[:2]) and 1 <= len(steps) <= 4
+    for step, following in itertools.pairwise(steps):
+        assert step.passes and np.allclose(step.there, following.here)
+    for step in steps:
+        assert step.passes == (step.doubt <= threshold) and len(set(step.best)) == top
+        assert np.allclose(step.candidates[:, 0], step.here, atol=1e-6)
+    picture = plots.planning_animation(MAZE.walls, MAZE.goal, steps, threshold)
+    with Image.open(io.BytesIO(picture)) as image:
+        assert getattr(image, "n_frames", 1) == 3 * len(steps)
+    with pytest.raises(ValueError, match="no planned steps"):
+        plots.planning_animation(MAZE.walls, MAZE.goal, [], threshold)

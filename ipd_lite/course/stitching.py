@@ -11,6 +11,7 @@ from torch import Tensor
 from ipd_lite import plots
 from ipd_lite.course.race import steps_to_goal
 from ipd_lite.paper.dataset import OfflineDataset
+from ipd_lite.paper.imagination import plan_with_paths
 from ipd_lite.paper.uncertainty import inside_threshold
 from ipd_lite.paper.values import Values
 from ipd_lite.report import diagnostics
@@ -118,6 +119,41 @@ def stitches(pipeline: Pipeline, count: int = 300) -> list[plots.Stitch]:
             )
         )
     return found
+
+
+@torch.no_grad()
+def planned_steps(pipeline: Pipeline, start: Tensor, limit: int = 15) -> list[plots.PlannedStep]:
+    """Algorithm 1 from one state (O,) with everything that the planner looked at on the way.
+
+    Ends with the first step that the gate refuses or that ends the task, or after `limit` steps.
+    """
+    config, model = pipeline.config.planner, pipeline.world_model
+    generator = torch.Generator(start.device).manual_seed(pipeline.seed)
+    state, found = start[None], []
+    for number in range(limit):
+        plan = plan_with_paths(
+            state, pipeline.values, model, config, pipeline.discount, pipeline.seed + number
+        )
+        assert plan.paths is not None
+        following, _, ended, doubt = model.step_with_uncertainty(state, plan.action, generator)
+        found.append(
+            plots.PlannedStep(
+                here=_positions(state[0]),
+                candidates=_positions(plan.paths[:, 0]),
+                best=plan.scores[:, 0].topk(config.top).indices.cpu().numpy(),
+                there=_positions(following[0]),
+                doubt=float(doubt),
+                passes=bool(doubt <= pipeline.threshold),
+            )
+        )
+        if not found[-1].passes or bool(ended):
+            break
+        state = following
+    return found
+
+
+def _positions(states: Tensor) -> Array:
+    return states[..., :2].cpu().numpy().astype(np.float64)
 
 
 def good_and_bad(found: list[plots.Stitch], maze: Geometry, each: int = 3) -> list[plots.Stitch]:

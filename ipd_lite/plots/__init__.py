@@ -3,6 +3,7 @@
 from ipd_lite.plots.course import *  # noqa: F403
 from ipd_lite.plots.mazes import *  # noqa: F403
 from ipd_lite.plots.paper import *  # noqa: F403
+from ipd_lite.plots.planning import *  # noqa: F403
 from ipd_lite.plots.race import *  # noqa: F403
 from ipd_lite.plots.scores import *  # noqa: F403
 from ipd_lite.plots.stitching import *  # noqa: F403

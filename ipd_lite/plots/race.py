@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -20,14 +19,12 @@ from matplotlib.text import Text
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from ipd_lite.plots.animation import encode
 from ipd_lite.plots.mazes import maze
 from ipd_lite.plots.style import BLUE, GREEN, GREY, ORANGE, SKY, VERMILION, Array
 
 SECONDS = 0.05
 """Of the ball's time in one decision."""
-
-_COLOURS = 127
-"""Of an animation's palette; the next index stands for "as before"."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +138,7 @@ def race_animation(
         _write(frame, [clock, *(panel.counter for panel in panels)], dpi)
         frames.append(frame)
     plt.close(figure)
-    return _encode(frames, kind, milliseconds=round(1000 * SECONDS * every))
+    return encode(frames, kind, milliseconds=round(1000 * SECONDS * every))
 
 
 def _write(frame: Image.Image, texts: Sequence[Text], dpi: float) -> None:
@@ -157,27 +154,6 @@ def _write(frame: Image.Image, texts: Sequence[Text], dpi: float) -> None:
 @lru_cache
 def _font(pixels: float) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(findfont("DejaVu Sans"), pixels)
-
-
-def _encode(frames: Sequence[Image.Image], kind: str, milliseconds: int) -> bytes:
-    """Frames as one file; the last one stays for two seconds."""
-    palette = frames[-1].quantize(_COLOURS)
-    small = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
-    settings: dict[str, Any] = {"disposal": 1}
-    if kind == "png":  # Pillow writes whole frames; what did not change compresses better unseen
-        indices = [np.asarray(frame) for frame in small]
-        colours = [*(small[0].getpalette() or [])[: 3 * _COLOURS], 0, 0, 0]
-        small[0].putpalette(colours)
-        for frame, before, after in zip(small[1:], indices, indices[1:], strict=False):
-            frame.frombytes(np.where(after == before, _COLOURS, after).astype(np.uint8).tobytes())
-            frame.putpalette(colours)
-        settings = {"disposal": 0, "blend": 1, "transparency": _COLOURS}
-    result = io.BytesIO()
-    small[0].save(
-        result, kind.upper(), save_all=True, append_images=small[1:], loop=0,
-        duration=[milliseconds] * (len(small) - 1) + [2000], **settings,
-    )  # fmt: skip
-    return result.getvalue()
 
 
 def ladder(rungs: Mapping[str, Array], marks: Mapping[str, float]) -> Figure:

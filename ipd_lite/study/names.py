@@ -129,7 +129,7 @@ def same(found: Mapping[str, Any], wanted: Mapping[str, Any], moved: bool = Fals
 
     `moved`: the data may have been opened from another place; its fingerprint decides.
     """
-    wanted = json.loads(json.dumps(dict(wanted)))
-    if moved and found.get("opened") and wanted.get("opened"):
-        wanted["opened"] = {**wanted["opened"], "dataset": found["opened"].get("dataset")}
-    return all(found.get(k) == v for k, v in wanted.items())
+    entries = json.loads(json.dumps(dict(wanted)))
+    if moved and found.get("opened") and entries.get("opened"):
+        entries["opened"]["dataset"] = found["opened"].get("dataset")
+    return all(found.get(k) == v for k, v in entries.items())

@@ -21,7 +21,6 @@ from ipd_lite.paper.acting import Actor
 from ipd_lite.settings import EvaluationConfig
 from ipd_lite.tasks.task import Task
 
-
 ANYTHING = (Exception, SystemExit)
 """What another package's environment may raise; some leave by `sys.exit`."""
 
