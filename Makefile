@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo race test bench lab notebooks test-notebooks test-browser figures lint format types check-python clean
+.PHONY: help install demo race test bench lab notebooks site teacher test-notebooks test-browser figures lint format types check-python clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -37,6 +37,12 @@ test-notebooks: install  ## run every notebook under preset smoke, compare the m
 test-browser: install  ## run every notebook in a real JupyterLab (needs Chromium), move its widget
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[browser]" -c constraints.txt
 	@IPD_PRESET=smoke IPD_BROWSER=1 $(BIN)/python -m pytest -q tests/test_browser.py
+
+site: install  ## the course as web pages, from the saved outputs: build/site/index.html
+	@$(BIN)/python -m tools.site
+
+teacher: install  ## solutions, slides and a rubric for teachers: build/teacher
+	@$(BIN)/python -m tools.teacher
 
 race: install  ## the race of notebook 00 from its committed checkpoint: figures/race.gif and race.png
 	$(BIN)/python -m ipd_lite.course.race

@@ -161,7 +161,7 @@ def test_run_all_and_move_a_widget(path: Path, server: str, browser: Any) -> Non
     image = cell.locator(".jp-OutputArea-output img").first
     image.wait_for()
     first = image.get_attribute("src")
-    assert first and first.startswith("data:image/png"), "the default picture is there"
+    assert first and first.startswith("data:image/png"), "the strip of settings is there"
     photograph(page, f"{path.stem}-before")
     if cell.locator(".noUi-handle").count():
         handle = cell.locator(".noUi-handle").first

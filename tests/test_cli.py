@@ -303,7 +303,7 @@ def failure(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--task", "huge"], "`ipd-lite tasks` lists all"),
         (["--method", "ipd-nogat"], "did you mean ipd-nogate"),
         (["--method", "magic"], "`ipd-lite methods` lists all"),
-        (["--preset", "huge"], "expected one of smoke, lesson, paper"),
+        (["--preset", "huge"], "expected one of smoke, lesson, gpu, paper"),
         (["--device", "abacus"], "cpu"),
         (["--dataset", ""], "expected an id or a path"),
         (["--horizon", "0"], "horizon = 0: expected a whole number, at least 1"),

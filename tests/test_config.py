@@ -69,14 +69,29 @@ def test_preset_knows_its_name_and_is_json(name: str) -> None:
 
 
 def test_presets_grow_from_smoke_to_paper() -> None:
-    smoke, lesson, paper = (preset(name) for name in PRESETS)
+    assert PRESETS == ("smoke", "lesson", "gpu", "paper")
+    presets = [preset(name) for name in PRESETS]
     for stage in ("values", "world_model", "distillation"):
-        updates = [getattr(config, stage).updates for config in (smoke, lesson, paper)]
-        assert updates[0] < updates[1] < updates[2]
+        updates = [getattr(config, stage).updates for config in presets]
+        widths = [getattr(config, stage).width for config in presets]
+        assert updates == sorted(set(updates)) and widths == sorted(widths)
+    starts = [config.imagination.starts for config in presets]
+    assert starts == sorted(set(starts))
+
+
+def test_the_gpu_preset_lies_between_lesson_and_paper() -> None:
+    lesson, gpu, paper = (as_dict(preset(name)) for name in ("lesson", "gpu", "paper"))
+    for stage, fields_of_stage in gpu.items():
+        for name, value in fields_of_stage.items() if isinstance(fields_of_stage, dict) else ():
+            ends = lesson[stage][name], paper[stage][name]
+            if type(value) in (int, float):
+                assert min(ends) <= value <= max(ends), f"{stage}.{name}"
+            else:
+                assert value in ends, f"{stage}.{name}"
 
 
 def test_unknown_preset_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="smoke, lesson, paper"):
+    with pytest.raises(ValueError, match="smoke, lesson, gpu, paper"):
         preset("quick")
 
 

@@ -215,7 +215,7 @@ def test_make_accepts_this_python(make, tmp_path):
 
 
 TARGETS = ["demo", "test", "lab", "bench", "figures", "lint", "types"]
-TARGETS += ["notebooks", "test-notebooks", "test-browser"]
+TARGETS += ["notebooks", "test-notebooks", "test-browser", "site", "teacher"]
 
 
 @pytest.mark.parametrize("target", TARGETS)

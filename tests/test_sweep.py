@@ -150,7 +150,7 @@ def test_slices_and_repetitions(tmp_path: Path) -> None:
             TEXT.replace("ipd-rtg", "dt").replace("distillation.context", "distillation.alpha"),
             "distillation.alpha = 2: method dt is defined by",
         ),
-        ('preset = "big"\n' + TEXT.split("\n", 2)[2], "expected one of smoke, lesson, paper"),
+        ('preset = "big"\n' + TEXT.split("\n", 2)[2], "expected one of smoke, lesson, gpu, paper"),
         ("presets = 1\n" + TEXT, "unknown key 'presets'"),
         (TEXT.replace("variant =", "name ="), "number 3: unknown key 'name'"),
         (TEXT.replace("seeds = [0]", "seeds = []"), "number 2: seeds is missing or empty"),

@@ -1,8 +1,9 @@
 """Thin sliders over plots. A callback only moves what is drawn; the race alone runs again.
 
-The figure is shown first, as an ordinary image output, and a slider then replaces that very
-output. Without a front end (a headless run, a printed page, a page on the web) the default figure
-therefore stays. Every picture carries a text that says what it shows, with the controls' values.
+A strip of a few telling settings is shown first, as an ordinary image output, and a control then
+replaces that very output by the picture of its value. Without a front end (a headless run, a page
+on paper or on the web) the strip therefore stays. Every picture carries a text that says what it
+shows, with the controls' values.
 """
 
 from __future__ import annotations
@@ -44,34 +45,46 @@ def picture(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def show(render: Callable[..., bytes], alt: str, **controls: ipywidgets.Widget) -> None:
-    """Show the picture of the controls' values now, and another whenever a control moves.
+def show(
+    render: Callable[..., bytes],
+    alt: str,
+    stills: Sequence[dict[str, Any]],
+    still: Callable[..., bytes] | None = None,
+    **controls: ipywidgets.Widget,
+) -> None:
+    """Show a few settings below one another, and a picture of its own whenever a control moves.
 
     Args:
         render: the controls' values by name -> PNG bytes.
         alt: what the picture shows, for readers who cannot see it; the values are added.
+        stills: the settings of the strip; a control that one leaves out has its first value.
+        still: draws them; None = `render`.
     """
+    first = {name: control.value for name, control in controls.items()}
 
-    def current() -> plots.Picture:
-        values = {name: control.value for name, control in controls.items()}
-        now = ", ".join(
-            f"{control.description} {values[name]}" for name, control in controls.items()
-        )
-        return plots.Picture(render(**values), f"{alt} Now: {now}.")
+    def named(values: Mapping[str, Any]) -> str:
+        return ", ".join(f"{c.description} = {values[name]}" for name, c in controls.items())
 
     for control in controls.values():
         control.style = {"description_width": "initial"}
         control.layout = ipywidgets.Layout(width="420px")
-    first = current()
+    drawn = {named(first | s): (still or render)(**first | s) for s in stills}
     display(ipywidgets.VBox(list(controls.values())))
-    handle = display(first, display_id=True)
+    opening = plots.Picture(plots.strip(drawn), f"{alt} Settings: {'; '.join(drawn)}.")
+    handle = display(opening, display_id=True)
 
     def moved(change: Any) -> None:
+        values = {name: control.value for name, control in controls.items()}
         if handle is not None:
-            handle.update(current())
+            handle.update(plots.Picture(render(**values), f"{alt} Now: {named(values)}."))
 
     for control in controls.values():
         control.observe(moved, names="value")
+
+
+def some(options: Sequence[Key]) -> list[Key]:
+    """The first of them, the middle one and the last."""
+    return list(dict.fromkeys(options[i] for i in (0, len(options) // 2, -1)))
 
 
 def drawn_beforehand(pictures: Mapping[Key, Callable[[], Figure]]) -> dict[Key, bytes]:
@@ -88,7 +101,7 @@ def choose(pictures: Mapping[str, Callable[[], Figure]], description: str, alt: 
     """A menu of figures, all drawn beforehand."""
     drawn = drawn_beforehand(pictures)
     menu = ipywidgets.Dropdown(options=list(drawn), description=description)
-    show(lambda choice: drawn[choice], alt, choice=menu)
+    show(lambda choice: drawn[choice], alt, [{"choice": c} for c in list(drawn)[:3]], choice=menu)
 
 
 def browse_episodes(
@@ -118,6 +131,7 @@ def browse_episodes(
         render,
         "Left, the path of one episode in the maze, over all others in grey; right, its distance "
         "to the goal after each decision, with the goal's radius shaded.",
+        [{"episode": 0}, {"episode": int(np.argmax(terminated != terminated[0]))}],
         episode=ipywidgets.IntSlider(min=0, max=len(paths) - 1, value=0, description="episode"),
     )
 
@@ -133,17 +147,27 @@ def race_from(actors: Mapping[str, Actor], starts: Array) -> None:
     menu = {"the first starts of every evaluation": starts}
     for cell in np.argsort(-steps, kind="stable")[:-1].tolist():  # all but the goal's own
         x, y = maze.centres[cell]
-        name = f"around ({x:g}, {y:g}) m, {steps[cell]} cells from the goal"
+        cells = "1 cell" if steps[cell] == 1 else f"{steps[cell]} cells"
+        name = f"around ({x:g}, {y:g}) m, {cells} from the goal"
         menu[name] = starts_around(cell, maze, len(starts))
 
+    def lanes(start: str) -> Mapping[str, plots.Lane]:
+        return titled(race(actors, menu[start]))
+
     def render(start: str) -> bytes:
-        lanes = titled(race(actors, menu[start]))
-        return plots.race_animation(maze.walls, maze.goal, lanes, every=3)
+        return plots.race_animation(maze.walls, maze.goal, lanes(start), every=3)
+
+    def still(start: str) -> bytes:
+        figure = plots.race_finish(maze.walls, maze.goal, lanes(start))
+        plt.close(figure)
+        return picture(figure)
 
     show(
         render,
         "Four panels of the same maze, animated: eight balls under cloning, Decision Transformer, "
         "IQL and IPD, with a clock and counters of arrivals.",
+        [{"start": name} for name in some(list(menu))],
+        still,
         start=ipywidgets.Dropdown(options=list(menu), description="start"),
     )
 
@@ -175,6 +199,7 @@ def expectile_slider(samples: Array) -> None:
         render,
         "Left, a histogram of Q values with their expectile as a red line; right, the expectile "
         "loss over the candidate for V, lowest at that same line.",
+        [{"tau": 0.5}, {"tau": 0.9}, {"tau": 0.98}],
         tau=ipywidgets.FloatSlider(min=0.02, max=0.98, step=0.02, value=0.9, description="tau"),
     )
 
@@ -198,6 +223,10 @@ def gaussian_sliders() -> None:
     show(
         render,
         "The densities of two members' Gaussians; the title has both divergences between them.",
+        [
+            {"gap": gap, "ratio": ratio}
+            for gap, ratio in ((0.0, 1.0), (1.0, 1.0), (0.0, 3.0), (3.0, 1.0))
+        ],
         gap=ipywidgets.FloatSlider(
             min=-3, max=3, step=0.1, value=1, description="distance of the means"
         ),
@@ -214,6 +243,7 @@ def gap_slider(fits: Mapping[float, Callable[[], Figure]]) -> None:
         lambda gap: drawn[gap],
         "Left, noisy data with a hole and five members' means and bands; right, the aleatoric and "
         "the epistemic variance, which rises inside the hole.",
+        [{"gap": width} for width in some(list(fits))],
         gap=ipywidgets.SelectionSlider(
             options=[(f"{width:g}", width) for width in fits],
             value=list(fits)[len(fits) // 2],
@@ -260,18 +290,20 @@ def plan_sliders(
         return picture(figure)
 
     most = len(next(iter(fans.values()))[1])
+    horizons, quantiles = list(fans), list(thresholds)
     show(
         render,
         "A planner's candidate futures in the maze, coloured by score, the best thick, those that "
         "the gate refuses dotted; the title counts what passes.",
+        [{}, {"quantile": quantiles[0]}, {"horizon": horizons[0]}, {"horizon": horizons[-1]}],
         horizon=ipywidgets.SelectionSlider(
-            options=list(fans), value=list(fans)[len(fans) // 2], description="horizon (decisions)"
+            options=horizons, value=horizons[len(fans) // 2], description="horizon (decisions)"
         ),
         candidates=ipywidgets.IntSlider(
             min=top, max=most, value=min(30, most), description="candidates"
         ),
         quantile=ipywidgets.SelectionSlider(
-            options=list(thresholds), value=list(thresholds)[-1], description="gate: quantile of U"
+            options=quantiles, value=quantiles[-1], description="gate: quantile of U"
         ),
     )
 
@@ -309,6 +341,7 @@ def alpha_slider(
         render,
         "Left, the policy's paths in the maze from eight starts; right, the score of every seed "
         "over alpha.",
+        [{"alpha": alpha} for alpha in some(order)],
         alpha=ipywidgets.SelectionSlider(
             options=[(name, alpha) for name, alpha in zip(names, order, strict=True)],
             value=order[len(order) // 2],

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 
 Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -32,6 +35,9 @@ SEQUENTIAL, DIVERGING, DOUBT = "viridis", "coolwarm", "magma_r"
 
 COLUMN, PAGE = 3.5, 7.2
 """Inches: one column and both columns of a printed page."""
+
+_CAPTION, _WIDEST = 26, 1200
+"""Pixels: a line of text above a picture of a strip, and the width of a page on a screen."""
 
 METHOD_NAMES = {
     "behaviour": "Behaviour policy", "bc": "Behaviour cloning", "bc-10": "Cloning, best 10 %",
@@ -107,3 +113,21 @@ def show(drawn: Figure | bytes, alt: str) -> None:
         plt.close(drawn)
         drawn = buffer.getvalue()
     display(Picture(drawn, alt))
+
+
+def strip(pictures: Mapping[str, bytes]) -> bytes:
+    """Several PNGs as one, each under its name; narrow ones stand two in a row."""
+    images = {name: Image.open(io.BytesIO(data)).convert("RGB") for name, data in pictures.items()}
+    width = max(image.width for image in images.values())
+    height = max(image.height for image in images.values()) + _CAPTION
+    columns = 2 if 2 * width <= _WIDEST else 1
+    sheet = Image.new("RGB", (columns * width, -(-len(images) // columns) * height), "white")
+    brush = ImageDraw.Draw(sheet)
+    font = ImageFont.truetype(findfont("DejaVu Sans"), 14)
+    for place, (name, image) in enumerate(images.items()):
+        x, y = place % columns * width, place // columns * height
+        brush.text((x + 8, y + 6), name, GREY, font)
+        sheet.paste(image, (x, y + _CAPTION))
+    buffer = io.BytesIO()
+    sheet.quantize(256, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
