@@ -295,6 +295,9 @@ def test_this_file_knows_every_check() -> None:
     }
     built = {
         "iql_loss",
+        "model_loss",
+        "disagreement",
+        "imagine_paths",
         "block_forward",
         "policy_loss",
     }  # these train something: tests/test_build.py
