@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ipd_lite.course.build import small_model, small_values
+from ipd_lite.course.example import reviewed
 from ipd_lite.course.stitching import find_segments
 from ipd_lite.data.episodes import Episode, from_episodes
 from ipd_lite.paper.dataset import Batch
@@ -603,24 +604,21 @@ def improvement(answer: Answer) -> None:
     )
 
 
-@_exercise("you would be a good reviewer.")
-def claims(answer: Mapping[str, bool]) -> None:
-    """06: which statements do the intervals support?"""
-    _choices(
-        answer,
-        {
-            "A beats B": False,
-            "B may be better than A": True,
-            "A beats C": True,
-            "A is worth 12 points over C everywhere": False,
-        },
-        {
-            "A beats B": "the paired interval contains zero, so five seeds do not show it",
-            "B may be better than A": "negative differences lie inside the interval",
-            "A beats C": "the whole paired interval lies above zero on this task",
-            "A is worth 12 points over C everywhere": "one task says nothing about other tasks",
-        },
+@_exercise("keep what the rows show, drop what they do not, and name the maze.")
+def decision(answer: Mapping[str, Any]) -> None:
+    """06: which claims do the committed results support, and what becomes of the paper?"""
+    rows = reviewed()
+    shown = {claim: found.low > 0 for claim, found in rows.items()}
+    hints = {
+        claim: f"the interval [{found.low:+.2f}, {found.high:+.2f}] "
+        + ("lies above zero as a whole" if shown[claim] else "contains zero: it may be nothing")
+        for claim, found in rows.items()
+    }
+    wanted = "revise" if any(shown.values()) else "reject"
+    hints["decision"] = (
+        "what is shown deserves to be printed, what is not does not, and one maze is one maze"
     )
+    _choices(answer, {**shown, "decision": wanted}, hints)
 
 
 def _parts(answer: Any, *arguments: Any) -> tuple[Tensor, dict[str, Tensor]]:
