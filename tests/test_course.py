@@ -191,9 +191,9 @@ def test_reviewed_rows_are_paired_by_seed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")))
 def test_notebooks_name_modules_that_exist(path: Path) -> None:
     """`ipd_lite/paper/values.py`: `diagnose`, `train_values` are there."""
-    rows = [line for line in path.read_text().splitlines() if "`ipd_lite/" in line]
+    rows = [line for line in path.read_text().splitlines() if re.match(r'\s*"\|.*`ipd_lite/', line)]
     for line in rows:
-        files = re.findall(r"`(ipd_lite/[\w/]+(?:\.py)?)`", line)
+        files = re.findall(r"`(ipd_lite/[\w/]+(?:\.py)?)[`,]", line)
         assert files and all((ROOT / file).exists() for file in files), line
         if "py`: `" in line:
             module = importlib.import_module(files[-1].removesuffix(".py").replace("/", "."))
