@@ -126,11 +126,14 @@ RIGHT: dict[str, Any] = {
     "interval": resampled,
     "paired_difference": paired,
     "improvement": wins,
-    "claims": {
-        "A beats B": False,
-        "B may be better than A": True,
-        "A beats C": True,
-        "A is worth 12 points over C everywhere": False,
+    "decision": {
+        "IPD beats IQL": True,
+        "IPD beats QT": True,
+        "IPD beats its planner acting directly": True,
+        "imagined data helps": True,
+        "MPC imagines better than greedy Q": True,
+        "the gate helps": False,
+        "decision": "revise",
     },
 }
 NAMES = sorted(RIGHT)
@@ -250,8 +253,10 @@ WRONG: list[tuple[str, Any, str]] = [
     ("improvement", lambda a, b: (a[:, None] >= b).mean(), "not a whole one"),
     ("improvement", lambda a, b: a.mean() > b.mean(), "count the pairs"),
     ("improvement", lambda a, b: wins(a, b) * a.size * b.size, "divide"),
-    ("claims", {**RIGHT["claims"], "A beats B": True}, "contains zero"),
-    ("claims", {**RIGHT["claims"], "A is worth 12 points over C everywhere": True}, "other tasks"),
+    ("decision", {**RIGHT["decision"], "the gate helps": True}, "contains zero"),
+    ("decision", {**RIGHT["decision"], "imagined data helps": False}, "above zero"),
+    ("decision", {**RIGHT["decision"], "decision": "accept"}, "one maze"),
+    ("decision", {**RIGHT["decision"], "decision": "reject"}, "deserves to be printed"),
 ]
 
 
@@ -295,6 +300,9 @@ def test_this_file_knows_every_check() -> None:
     }
     built = {
         "iql_loss",
+        "model_loss",
+        "disagreement",
+        "imagine_paths",
         "block_forward",
         "policy_loss",
     }  # these train something: tests/test_build.py

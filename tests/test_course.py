@@ -173,3 +173,29 @@ def test_sweeps_score_every_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     )
     steps = pd.read_csv(folder / "episodes.csv").query("checkpoint == 1")["steps"].tolist()
     assert [len(path) - 1 for path in walked[1.0]][: len(steps)] == steps
+
+
+def test_reviewed_rows_are_paired_by_seed(tmp_path: Path) -> None:
+    """A rival that loses two points on every seed: exactly two, however the seeds scatter."""
+    lines = ["task,method,variant,seed,checkpoint,episodes,return_mean,score,success,wall_seconds"]
+    for seed, score in enumerate((50.0, 90.0, 70.0)):
+        for method in ("ipd", *course.CLAIMS.values()):
+            mine = score - 2 * (method != "ipd")
+            for checkpoint, flattery in (("last", 0.0), ("best", 5.0 * (method == "ipd"))):
+                lines.append(f"t,{method},,{seed},{checkpoint},9,0,{mine + flattery},1,1")
+    (tmp_path / "scores-t.csv").write_text("\n".join(reversed(lines[1:] + lines[:1])) + "\n")
+    for found in course.reviewed(tmp_path, "t").values():
+        assert (found.mean, found.low, found.high) == (2.0, 2.0, 2.0)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")))
+def test_notebooks_name_modules_that_exist(path: Path) -> None:
+    """`ipd_lite/paper/values.py`: `diagnose`, `train_values` are there."""
+    rows = [line for line in path.read_text().splitlines() if re.match(r'\s*"\|.*`ipd_lite/', line)]
+    for line in rows:
+        files = re.findall(r"`(ipd_lite/[\w/]+(?:\.py)?)[`,]", line)
+        assert files and all((ROOT / file).exists() for file in files), line
+        if "py`: `" in line:
+            module = importlib.import_module(files[-1].removesuffix(".py").replace("/", "."))
+            for name in re.findall(r"`(\w+)`", line.split("py`: ", 1)[1]):
+                assert hasattr(module, name), line

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ipd_lite.course.build import small_values
+from ipd_lite.course.build import small_model, small_values
+from ipd_lite.course.example import reviewed
 from ipd_lite.course.stitching import find_segments
 from ipd_lite.data.episodes import Episode, from_episodes
 from ipd_lite.paper.dataset import Batch
@@ -28,9 +29,10 @@ from ipd_lite.paper.distillation import (
 )
 from ipd_lite.paper.distillation import policy_loss as reference_policy_loss
 from ipd_lite.paper.transformer import Block
-from ipd_lite.paper.uncertainty import dual_divergence
+from ipd_lite.paper.uncertainty import dual_divergence, ensemble_divergence
 from ipd_lite.paper.values import expectile_loss as reference_expectile_loss
 from ipd_lite.paper.values import iql_loss as reference_iql_loss
+from ipd_lite.paper.world_model import model_loss as reference_model_loss
 from ipd_lite.report.statistics import bootstrap_interval, paired_interval
 
 Answer = Callable[..., Any]
@@ -602,24 +604,21 @@ def improvement(answer: Answer) -> None:
     )
 
 
-@_exercise("you would be a good reviewer.")
-def claims(answer: Mapping[str, bool]) -> None:
-    """06: which statements do the intervals support?"""
-    _choices(
-        answer,
-        {
-            "A beats B": False,
-            "B may be better than A": True,
-            "A beats C": True,
-            "A is worth 12 points over C everywhere": False,
-        },
-        {
-            "A beats B": "the paired interval contains zero, so five seeds do not show it",
-            "B may be better than A": "negative differences lie inside the interval",
-            "A beats C": "the whole paired interval lies above zero on this task",
-            "A is worth 12 points over C everywhere": "one task says nothing about other tasks",
-        },
+@_exercise("keep what the rows show, drop what they do not, and name the maze.")
+def decision(answer: Mapping[str, Any]) -> None:
+    """06: which claims do the committed results support, and what becomes of the paper?"""
+    rows = reviewed()
+    shown = {claim: found.low > 0 for claim, found in rows.items()}
+    hints = {
+        claim: f"the interval [{found.low:+.2f}, {found.high:+.2f}] "
+        + ("lies above zero as a whole" if shown[claim] else "contains zero: it may be nothing")
+        for claim, found in rows.items()
+    }
+    wanted = "revise" if any(shown.values()) else "reject"
+    hints["decision"] = (
+        "what is shown deserves to be printed, what is not does not, and one maze is one maze"
     )
+    _choices(answer, {**shown, "decision": wanted}, hints)
 
 
 def _parts(answer: Any, *arguments: Any) -> tuple[Tensor, dict[str, Tensor]]:
@@ -795,3 +794,179 @@ def policy_loss(answer: Answer) -> None:
     mine, theirs = _gradients(loss, policy), _gradients(right, policy)
     if any(not _same(mine[key], theirs[key]) for key in theirs):
         raise _Wrong("the numbers are right, the gradient is not: detach the scale |Q - V|")
+
+
+@_exercise("bounded, weighted, and the weight is no way to lower the loss. Now train with it.")
+def model_loss(answer: Answer) -> None:
+    """03: f(model, rows, config) -> (loss, {"log_variance", "likelihood", "weight"})."""
+    model, config, rows = small_model()
+    config = replace(config, variance_weight=0.3)
+    loss, parts = _parts(answer, model, rows, config)
+    right = reference_model_loss(model, rows, config)
+    softplus = torch.nn.functional.softplus
+    with torch.no_grad():
+        mean, raw, _ = model.net.mlp(rows[..., :3]).split(model.net.split, dim=-1)
+        low, high = model.net.lowest, model.net.highest
+        capped = high - softplus(high - raw)
+        x = low + softplus(capped - low)
+        square = (rows[..., 3:5] - mean).square()
+        likelihood, weight = 0.5 * (square * (-x).exp() + x), (0.3 * x).exp()
+        pull = 0.01 * (high - low)
+
+        def total(terms: Tensor) -> Tensor:
+            return terms.mean(dim=(1, 2)).sum() + pull.mean(0).sum()
+
+    _step(1, "log_variance", parts, x, {
+        "this is the raw output; keep it softly between the bounds (exercise 1)": raw,
+        "a hard clamp has no gradient outside the bounds; use softplus": raw.clamp(low, high),
+        "only the upper bound is there": capped,
+    })  # fmt: skip
+    _step(2, "likelihood", parts, likelihood, {
+        "divide the squared error by the variance: times exp(-log_variance)": 0.5 * (
+            square * x.exp() + x),
+        "the log-variance is missing: a large variance would excuse everything": 0.5 * square
+        * (-x).exp(),
+        "the half is missing, on both terms": 2 * likelihood,
+        "that is a mean already; keep (M, B, D), the weight comes first": likelihood.mean(),
+    })  # fmt: skip
+    _step(3, "weight", parts, weight, {
+        "the exponent is positive: where the variance is large the weight is, too": 1 / weight,
+        "raise the variance, exp(log_variance), to the power of config.variance_weight": 0.3 * x,
+        "the variance is exp(log_variance); exp(0.5 log_variance) is the deviation": (
+            0.15 * x).exp(),
+        "the power is config.variance_weight, not 1": x.exp(),
+    })  # fmt: skip
+    _compare(loss, right, {
+        "the weight is not used: this is the plain likelihood": total(likelihood),
+        "every member has a loss of its own: sum over members, mean over the rest": (
+            weight * likelihood).mean() + pull.mean(0).sum(),
+        "the pull on the bounds is missing": total(weight * likelihood) - pull.mean(0).sum(),
+        "the pull is a mean over the members": total(weight * likelihood)
+        - pull.mean(0).sum() + pull.sum(),
+    })  # fmt: skip
+    mine, theirs = _gradients(loss, model.net), _gradients(right, model.net)
+    if any(not _same(mine[key], theirs[key]) for key in theirs):
+        raise _Wrong("the numbers are right, the gradient is not: detach the weight")
+
+
+@_exercise("every pair once, and one number per state and action.")
+def disagreement(answer: Answer) -> None:
+    """03: f(means (M, B, D), variances (M, B, D)) -> U (B,)."""
+    draw = torch.Generator().manual_seed(3)
+    means = torch.randn(4, 3, 2, generator=draw)
+    variances = 0.2 + torch.rand(4, 3, 2, generator=draw)
+    right = ensemble_divergence(means, variances)
+    next_ones = torch.arange(4).roll(-1)
+    ring = dual_divergence(means, variances, means[next_ones], variances[next_ones])
+    whole = means.mean(0).expand_as(means), variances.mean(0).expand_as(variances)
+    _compare(_call(answer, means, variances), right, {
+        "a member does not differ from itself: average over pairs i < j alone": right * 3 / 4,
+        "average over the pairs, do not sum them": right * 6,
+        "every pair counts, not neighbours alone": ring[:-1].mean(0),
+        "every pair counts, not neighbours alone (in a ring)": ring.mean(0),
+        "that is the variance of the means, the noise left out": means.var(
+            0, correction=0).sum(-1),
+        "compare the members with each other, not with their mean": dual_divergence(
+            means, variances, *whole).mean(0),
+        "one number per state and action: do not average over the batch": right.mean(),
+    })  # fmt: skip
+
+
+_DOUBTS = torch.tensor([
+    [0.1, 0.1, 0.1, 0.1],  # always sure
+    [0.1, 2.0, 0.1, 0.1],  # doubtful once
+    [0.1, 0.1, 0.1, 0.1],  # ends at its second step
+    [0.1, 0.1, torch.nan, 0.1],
+    [2.0, 0.1, 0.1, 0.1],  # doubtful at once
+    [0.9, 0.9, 0.9, 0.9],  # its sum soon exceeds the threshold
+    [0.1, 1.0, 0.1, 0.1],  # exactly at the threshold
+])  # fmt: skip
+_ENDS = torch.zeros(7, 4, dtype=torch.bool).index_put(
+    (torch.tensor([2]), torch.tensor([1])), torch.tensor(True)
+)
+
+
+def _plan(states: Tensor) -> Tensor:
+    """States (n, 3) are row, clock and position; the plan depends on clock and position."""
+    return torch.stack([1 - states[:, 2] / 10, states[:, 1]], dim=1)
+
+
+def _look(states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A world of seven paths whose U and ends are written down above."""
+    row, clock = states[:, 0].round().long(), states[:, 1].round().long()
+    now = clock.clamp_max(3)
+    following = torch.stack([states[:, 0], states[:, 1] + 1, states[:, 2] + actions[:, 0]], dim=1)
+    return following, -1.0 - clock - 10 * row, _ENDS[row, now], _DOUBTS[row, now]
+
+
+def _lengths(mistake: str = "") -> Tensor:
+    """How many steps of the seven paths are kept, (7,), by the rule or with a mistake in it."""
+    kept = []
+    for doubts, ends in zip(_DOUBTS.tolist(), _ENDS.tolist(), strict=True):
+        length, total, clock = 0, 0.0, 0
+        for _ in range(4):
+            doubt, end = doubts[clock], ends[clock]
+            total += doubt
+            judged = total if mistake == "sum" else doubt
+            trusted = not judged > 1 if mistake == "nan" else judged <= 1
+            trusted = judged < 1 if mistake == "strict" else trusted
+            length += trusted or mistake == "late"
+            if not trusted and mistake not in ("again", "stale"):
+                break
+            if end and mistake != "goes on":
+                length -= mistake == "end"
+                break
+            # A next state that was never written is still the start.
+            clock = 0 if mistake == "still" or (not trusted and mistake == "stale") else clock + 1
+        kept.append(length)
+    return torch.tensor(kept)
+
+
+@_exercise("plan, one step, look at U, again: this is Algorithm 1. Now run it in the maze.")
+def imagine_paths(answer: Answer) -> None:
+    """04: f(start, plan, step, threshold, length) -> (observations, actions, rewards, terminated,
+    kept)."""
+    start = torch.stack([torch.arange(7.0), torch.zeros(7), torch.arange(7.0)], dim=1)
+    result = _ask(answer, start.clone(), _plan, _look, torch.tensor(1.0), 4)
+    if not (isinstance(result, tuple) and len(result) == 5):
+        raise _Wrong("return five tensors: observations, actions, rewards, terminated, kept")
+    names = ("observations", "actions", "rewards", "terminated", "kept")
+    found = dict(zip(names, result, strict=True))
+    right = _lengths()
+    _step(1, "kept", found, right, {
+        "the step was kept before its U was looked at: look first, then keep": _lengths("late"),
+        "a path goes on after the task has terminated": _lengths("goes on"),
+        "the step that terminates the task is part of the path: keep it, then stop": _lengths(
+            "end"),
+        "a path that was stopped goes on later: remove it from `active`": _lengths("again"),
+        "a path that was stopped goes on later, from its start; remove it from `active`": _lengths(
+            "stale"),
+        "the paths never move: the next state belongs at time t + 1": _lengths("still"),
+        "NaN passes: ask whether U <= threshold; `U > threshold` is false for NaN": _lengths(
+            "nan"),
+        "compare the U of this very step with the threshold, not the sum so far": _lengths("sum"),
+        "U may be as large as the threshold: <=": _lengths("strict"),
+        "one doubtful path stops all of them; each row has its own U": torch.zeros_like(right),
+    })  # fmt: skip
+    paths, stale = [start], [start]
+    for _ in range(4):
+        paths.append(_look(paths[-1], _plan(paths[-1]))[0])
+        stale.append(_look(stale[-1], _plan(start))[0])
+    inside = torch.arange(4) < right[:, None]
+    before = torch.cat([torch.ones(7, 1, dtype=torch.bool), inside], dim=1)[..., None]
+    states, old = torch.stack(paths, dim=1), torch.stack(stale, dim=1)
+    found = {name: _tensor(tensor) for name, tensor in found.items()}
+    for name, mask in (("observations", before), ("actions", inside[..., None]),
+                       ("rewards", inside), ("terminated", inside)):  # fmt: skip
+        if found[name].shape[:2] != mask.shape[:2]:
+            raise _Wrong(f"step 1: {name} has shape {tuple(found[name].shape)}, expected "
+                         f"{tuple(mask.shape[:2])} in front")  # fmt: skip
+        found[name] = torch.where(mask, found[name], torch.zeros_like(found[name]))
+    _step(2, "observations", found, states * before, {
+        "plan again from the imagined state, not from the start": old * before,
+    })  # fmt: skip
+    acted = torch.stack([_plan(state) for state in paths[:4]], dim=1)
+    given = torch.stack([_look(state, _plan(state))[1] for state in paths[:4]], dim=1)
+    _step(3, "actions", found, acted * inside[..., None], {})
+    _step(3, "rewards", found, given * inside, {})
+    _step(3, "terminated", found, _ENDS & inside, {})

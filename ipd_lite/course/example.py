@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 
 from ipd_lite.files import load_tensors, save_tensors, write_csv
 from ipd_lite.paper.acting import Actor
+from ipd_lite.report.results import last_of
+from ipd_lite.report.statistics import Interval, paired_interval
 from ipd_lite.study.actors import actors
 from ipd_lite.study.names import read_scores
 from ipd_lite.study.pipeline import Pipeline, choose_device
@@ -100,6 +102,26 @@ def walks(task: Task, actor: Actor, seeds: Sequence[int], device: torch.device) 
         result.append(Walk(np.stack(path), np.array(rewards)))
     environment.close()
     return result
+
+
+CLAIMS = {
+    "IPD beats IQL": "iql",
+    "IPD beats QT": "qt",
+    "IPD beats its planner acting directly": "mpc",
+    "imagined data helps": "ipd-noaug",
+    "MPC imagines better than greedy Q": "ipd-greedy",
+    "the gate helps": "ipd-nogate",
+}
+"""The claims that notebook 06 reviews, and the method that IPD is compared with for each."""
+
+
+def reviewed(folder: Path | None = None, task: str = RUNNING_EXAMPLE) -> dict[str, Interval]:
+    """Claim -> IPD minus its rival, paired by seed, from the committed scores in `folder`."""
+    folder = folder or repository() / "figures" / "data"
+    last = last_of(read_scores(folder / f"scores-{task}.csv"))
+    table = last.pivot_table(index="seed", columns="method", values="score")
+    pairs = {claim: table[["ipd", rival]].dropna() for claim, rival in CLAIMS.items()}
+    return {claim: paired_interval(*pair.to_numpy(float).T) for claim, pair in pairs.items()}
 
 
 def sweep_file(folder: Path, setting: str, task: str = RUNNING_EXAMPLE) -> Path:

@@ -66,10 +66,10 @@ def _by_method(ax: Axes, rows: pd.DataFrame, methods: Sequence[str], errorbar: E
     import seaborn as sns
 
     shared = {"x": "score", "y": "method", "order": methods, "ax": ax}
-    for method in methods:
-        colour, marker = _look(method)
+    looks = {_look(method): [m for m in methods if _look(m) == _look(method)] for method in methods}
+    for (colour, marker), alike in looks.items():  # seaborn takes its time for every call
         marks = {"color": colour, "marker": marker, "size": 4, "alpha": 0.6, "jitter": False}
-        sns.stripplot(rows[rows["method"] == method], **shared, **marks)
+        sns.stripplot(rows[rows["method"].isin(alike)], **shared, **marks)
     bar = {"marker": "|", "markersize": 9, "markeredgewidth": 1.6, "linestyle": "none"}
     interval = {"errorbar": errorbar, "seed": 0, "err_kws": {"linewidth": 1.1}}
     sns.pointplot(rows, color="black", **shared, **bar, **interval)
