@@ -23,6 +23,7 @@ from torch import Tensor
 from ipd_lite.data.minari_files import load_minari, save_minari
 from ipd_lite.files import load_tensors
 from ipd_lite.paper import algorithm
+from ipd_lite.paper.algorithm import IPD
 from ipd_lite.paper.training import Checkpoint
 from ipd_lite.settings import Config, as_dict, override
 from ipd_lite.study import actors, methods
@@ -389,6 +390,13 @@ def test_augmented_data_survives_as_a_minari_dataset(finished: Finished, dataset
     found = load_minari("test/augmented-v0")
     assert torch.equal(found.imagined, augmented.imagined)
     assert found.fingerprint() == augmented.fingerprint()
+
+
+@torch.no_grad()
+def test_stages_can_be_asked_for_without_gradients(tmp_path: Path) -> None:
+    quick = override(smoke(), {"values.updates": 4})
+    for made in (make_pipeline(tmp_path, quick), IPD(umaze_data(), quick)):
+        assert made.values.v(umaze_data().observations[:2]).shape == (2,)
 
 
 def test_imagined_share_of_zero_leaves_the_data_alone(tmp_path: Path) -> None:

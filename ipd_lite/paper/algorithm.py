@@ -113,7 +113,8 @@ class IPD:
         """
         for name in after:
             getattr(self, name.replace("-", "_"))
-        return train(checkpoint=Checkpoint(None, progress=self.progress))
+        with torch.enable_grad():  # whoever asks may do so inside no_grad
+            return train(checkpoint=Checkpoint(None, progress=self.progress))
 
     @cached_property
     def dataset(self) -> OfflineDataset:
