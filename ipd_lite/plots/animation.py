@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+NEAREST = Image.Resampling.NEAREST
 COLOURS = 127
 """Of an animation's palette; the next index stands for "as before"."""
 
@@ -24,7 +25,13 @@ def frame_of(figure: Figure) -> Image.Image:
 
 def encode(frames: Sequence[Image.Image], kind: str, milliseconds: int) -> bytes:
     """Frames as one file; the last one stays for two seconds."""
-    palette = frames[-1].quantize(COLOURS)
+    # Of all frames: a colour that is on a few of them only must not be lost.
+    halves = [frame.resize((frame.width // 2, frame.height // 2), NEAREST) for frame in frames]
+    every = Image.fromarray(np.concatenate([np.asarray(half) for half in halves]))
+    palette = every.quantize(COLOURS, Image.Quantize.MAXCOVERAGE)
+    inks = np.array(palette.getpalette()).reshape(-1, 3)
+    inks[inks.min(1) > 240] = 255  # paper stays white
+    palette.putpalette(inks.ravel().tolist())
     small = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     settings: dict[str, Any] = {"disposal": 1}
     if kind == "png":  # Pillow writes whole frames; what did not change compresses better unseen

@@ -12,7 +12,7 @@ from matplotlib.collections import LineCollection
 from numpy.typing import NDArray
 
 from ipd_lite.plots.animation import encode, frame_of
-from ipd_lite.plots.mazes import around, maze
+from ipd_lite.plots.mazes import maze
 from ipd_lite.plots.style import BLUE, GREY, ORANGE, SKY, VERMILION, Array
 
 
@@ -45,9 +45,14 @@ def planning_animation(
     """
     if not steps:
         raise ValueError("no planned steps, nothing to draw; expected at least one")
-    figure, ax = plt.subplots(figsize=(5.2, 5.2), dpi=dpi)
+    seen = np.concatenate([step.candidates.reshape(-1, 2) for step in steps])
+    (left, bottom), (right, top) = seen.min(0) - 0.4, seen.max(0) + 0.4
+    figure, ax = plt.subplots(
+        figsize=(6, 6 * (top - bottom) / (right - left) + 0.3), dpi=dpi, layout="none"
+    )
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=0.93)
     maze(ax, walls, goal, bare=True)
-    around(ax, np.concatenate([step.candidates.reshape(-1, 2) for step in steps]), margin=0.3)
+    ax.set(xlim=(left, right), ylim=(bottom, top))
     fan = LineCollection([], color=SKY, lw=0.8, alpha=0.7, zorder=4)
     chosen = LineCollection([], color=BLUE, lw=2.2, zorder=5)
     ax.add_collection(fan)
