@@ -87,7 +87,8 @@ def test_planted_bug_is_judged(number: int, capsys: pytest.CaptureFixture[str]) 
     kind, first = practice.planted(number)
     right = {"log": number, "kind": kind, "first episode": first}
     assert answered(checks.planted_bug, right, capsys).startswith("right: ")
-    for other, hint in checks._LOOK.items():
+    hints = ("sum it up", "from its own row", "first one: compare", "leave [-1, 1]")
+    for other, hint in zip(practice.BUGS, hints, strict=True):
         if other != kind:
             assert hint in answered(checks.planted_bug, {**right, "kind": other}, capsys)
     for wrong, hint in ((first - 1, "later"), (first + 1, "earlier")):

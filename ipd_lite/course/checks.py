@@ -979,16 +979,6 @@ def imagine_paths(answer: Answer) -> None:
     _step(3, "terminated", found, _ENDS & inside, {})
 
 
-_LOOK = {
-    BUGS[0]: "then episodes would end with `terminated`: sum it up per episode",
-    BUGS[1]: "then a reward would belong to the row before: compare it with -(angle^2 + 0.1 "
-    "speed^2 + 0.001 torque^2) of its own row",
-    BUGS[2]: "then an episode's last next observation would be the next episode's first one: "
-    "compare the two",
-    BUGS[3]: "then actions would leave [-1, 1]: look at the largest of each episode",
-}
-
-
 @_exercise("found. Now think of the training run that would have swallowed it.")
 def planted_bug(answer: Mapping[str, Any]) -> None:
     """07: {"log": number, "kind": one of practice.BUGS, "first episode": from which one on}."""
@@ -996,8 +986,15 @@ def planted_bug(answer: Mapping[str, Any]) -> None:
     if answer["kind"] not in BUGS:
         raise _Wrong(f"no such kind; choose one of {', '.join(map(repr, BUGS))}")
     truth = planted(int(answer["log"]))
+    ended, late, borrowed, large = BUGS
+    tests = {
+        ended: "then episodes would end with `terminated`: sum it up per episode",
+        late: "then a reward would belong to the row before: compute each from its own row",
+        borrowed: "then a last next observation would be the next episode's first one: compare",
+        large: "then actions would leave [-1, 1]: look at the largest of each episode",
+    }
     if answer["kind"] != truth.kind:
-        raise _Wrong(_LOOK[answer["kind"]])
+        raise _Wrong(tests[answer["kind"]])
     if answer["first episode"] != truth.first_episode:
         side = "earlier" if answer["first episode"] > truth.first_episode else "later"
         raise _Wrong(f"the kind is right, but it begins {side}")
