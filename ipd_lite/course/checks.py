@@ -8,7 +8,7 @@ hint. A check never raises, so that a notebook runs to its end with the exercise
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,8 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ipd_lite.course import practice
 from ipd_lite.course.build import small_model, small_values
 from ipd_lite.course.example import reviewed
+from ipd_lite.course.practice import BUGS, CORRIDORS, planted
 from ipd_lite.course.stitching import find_segments
 from ipd_lite.data.episodes import Episode, from_episodes
 from ipd_lite.paper.dataset import Batch
@@ -131,15 +133,20 @@ def _short(values: Tensor) -> str:
     return str(flat[0]) if values.dim() == 0 else f"[{', '.join(map(str, flat))}{more}]"
 
 
-def _choices(answer: Any, solution: Mapping[str, Any], hints: Mapping[str, str]) -> None:
-    """Compare a dictionary of choices; `...` or None stands for "not chosen yet"."""
+def _chosen(answer: Any, keys: Collection[str]) -> None:
+    """Refuse what is no dictionary with these keys; `...` or None stands for "not chosen yet"."""
     if not isinstance(answer, Mapping):
-        raise _Wrong(f"expected a dictionary with the keys {', '.join(solution)}")
-    missing = [key for key in solution if key not in answer]
+        raise _Wrong(f"expected a dictionary with the keys {', '.join(keys)}")
+    missing = [key for key in keys if key not in answer]
     if missing:
         raise _Wrong(f"{missing[0]!r} has no entry; keep the keys as they were")
-    if any(answer[key] is None or answer[key] is ... for key in solution):
+    if any(answer[key] is None or answer[key] is ... for key in keys):
         raise _Unsolved
+
+
+def _choices(answer: Any, solution: Mapping[str, Any], hints: Mapping[str, str]) -> None:
+    """Compare a dictionary of choices."""
+    _chosen(answer, solution)
     for key, expected in solution.items():
         if answer[key] != expected:
             raise _Wrong(f"{key}: {hints[key]}")
@@ -970,3 +977,57 @@ def imagine_paths(answer: Answer) -> None:
     _step(3, "actions", found, acted * inside[..., None], {})
     _step(3, "rewards", found, given * inside, {})
     _step(3, "terminated", found, _ENDS & inside, {})
+
+
+@_exercise("found. Now think of the training run that would have swallowed it.")
+def planted_bug(answer: Mapping[str, Any]) -> None:
+    """07: {"log": number, "kind": one of practice.BUGS, "first episode": from which one on}."""
+    _chosen(answer, ("log", "kind", "first episode"))
+    if answer["kind"] not in BUGS:
+        raise _Wrong(f"no such kind; choose one of {', '.join(map(repr, BUGS))}")
+    truth = planted(int(answer["log"]))
+    ended, late, borrowed, large = BUGS
+    tests = {
+        ended: "then episodes would end with `terminated`: sum it up per episode",
+        late: "then a reward would belong to the row before: compute each from its own row",
+        borrowed: "then a last next observation would be the next episode's first one: compare",
+        large: "then actions would leave [-1, 1]: look at the largest of each episode",
+    }
+    if answer["kind"] != truth.kind:
+        raise _Wrong(tests[answer["kind"]])
+    if answer["first episode"] != truth.first_episode:
+        side = "earlier" if answer["first episode"] > truth.first_episode else "later"
+        raise _Wrong(f"the kind is right, but it begins {side}")
+
+
+CLOSE = 0.2
+"""Largest mean distance of V from full force, as a share of its range, that counts as learned."""
+
+
+@_exercise("V is near what full force earns in all three, and each needed another setting.")
+def own_settings(answer: Mapping[str, Any]) -> None:
+    """07: {data set: (expectile, discount, reward scale)} for the three corridors."""
+    _chosen(answer, CORRIDORS)
+    for name, corridor in CORRIDORS.items():
+        try:
+            expectile, discount, scale = (float(number) for number in answer[name])
+            tried = practice.try_settings(name, expectile, discount, scale)
+        except (TypeError, ValueError) as error:
+            raise _Wrong(f"{name}: give (expectile, discount, reward scale); {error}") from None
+        if tried.error <= CLOSE:
+            continue
+        steps = 1 / corridor.reach
+        size = scale * float(np.abs(tried.earned).max())
+        if 1 / (1 - discount) < steps:
+            why = f"a discount of {discount:g} looks {1 / (1 - discount):.0f} decisions ahead"
+        elif size > 200 or size < 0.5:
+            why = f"the scaled returns reach {size:.3g}: V begins at 0 and learns tens best"
+        elif corridor.good < 1 and expectile < 0.97:
+            why = "V describes the usual recording, and the good ones are few: raise the expectile"
+        else:
+            why = "look at the figure: where does V leave the line?"
+        far = int(tried.place.argmin())
+        raise _Wrong(
+            f"{name}: at the far end V says {tried.promised[far]:.0f} where full force earns "
+            f"{tried.best[far]:.0f}; {why}"
+        )
