@@ -17,15 +17,9 @@ from torch.overrides import TorchFunctionMode
 DEVICE = torch.device("xpu")
 """What the tensors call their device; no operation of the package asks for this kind by name."""
 
-ACROSS = {
-    "copy_",
-    "to",
-    "__set__",
-    "__setitem__",
-    "is_same_size",
-    "_has_compatible_shallow_copy_type",
-}
+ACROSS = {"copy_", "__set__", "__setitem__", "_has_compatible_shallow_copy_type"}
 """Operations that may see tensors of both kinds."""
+TO_NUMPY = {"numpy", "__array__", "__dlpack__"}
 
 
 def tensors(values: Iterable[Any]) -> Iterator[Tensor]:
@@ -68,28 +62,25 @@ class Card(TorchFunctionMode):
         name = func.__name__
         given = list(tensors([args, kwargs]))
         marked = any(map(on_card, given))
-        if name in ("numpy", "__array__", "from_dlpack", "__dlpack__") and marked:
-            if not kwargs.get("force"):
-                raise TypeError("can't convert a tensor on the card to numpy: use .cpu() first")
         if name == "__get__" and func == Tensor.device.__get__:
             return DEVICE if marked else func(*args, **kwargs)
-        if name == "cpu":
-            return func(*args, **kwargs).clone()
-        target = kwargs.get("device")
         if name == "to":
             return self._move(args, kwargs)
+        if name == "cpu":
+            return func(*args, **kwargs).clone()
+        if marked and name in TO_NUMPY and not kwargs.get("force"):
+            raise TypeError("can't convert a tensor on the card to numpy: use .cpu() first")
         self._refuse_mixture(name, args, given, marked)
-        wanted = target is not None and torch.device(target) == DEVICE
-        if wanted:
+        wanted = kwargs.get("device")
+        lands = marked if wanted is None else torch.device(wanted) == DEVICE
+        if wanted is not None and lands:
             kwargs["device"] = "cpu"
-        lands = wanted or (marked and target is None)
-        drawn = kwargs.get("generator")
-        if isinstance(drawn, Generator) and drawn.on_card != lands:
+        if getattr(kwargs.get("generator"), "on_card", lands) != lands:
             raise RuntimeError(f"{name}: the generator belongs to another device")
         result = func(*args, **kwargs)
-        if name == "__set__" and marked and given:
-            put(given[0])
-        return put(result) if lands and result is not None else result
+        if name == "__set__" and marked:
+            put(given[0])  # a parameter that was given its data
+        return put(result) if lands else result
 
     def _move(self, args: Any, kwargs: Any) -> Tensor:
         """`Tensor.to`: to a device, to another tensor's, or to a type alone."""

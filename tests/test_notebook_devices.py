@@ -181,7 +181,7 @@ RIGHT: dict[str, Callable[[], Any]] = {
 
 @pytest.mark.parametrize("name", WRONG)
 def test_the_card_refuses_what_a_card_refuses(name: str, fake_card: None) -> None:
-    with pytest.raises((TypeError, RuntimeError), match="card|device"):
+    with pytest.raises((TypeError, RuntimeError), match=r"card|device"):
         WRONG[name]()
     plt.close("all")
 
