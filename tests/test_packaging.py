@@ -64,7 +64,7 @@ def test_environment_yml_asks_for_what_pyproject_asks_for():
     conda, pip = conda_specifiers()
     assert conda.pop("python") == SpecifierSet(PROJECT["requires-python"])
     conda.pop("pip")
-    for name, requirement in requirements("dev").items():
+    for name, requirement in requirements().items():  # no developers' tools: Binder builds it
         if name in pip:
             assert pip[name] == requirement
         else:
@@ -73,6 +73,22 @@ def test_environment_yml_asks_for_what_pyproject_asks_for():
     assert not conda, "environment.yml has packages that pyproject.toml lacks"
     channels = yaml.safe_load((ROOT / "environment.yml").read_text())["channels"]
     assert channels[0] == "conda-forge"
+
+
+PRELOADED = {
+    "torch", "numpy", "scipy", "pandas", "matplotlib", "seaborn", "ipywidgets", "ipython",
+    "pillow", "h5py", "tqdm", "rich", "joblib", "filelock",
+}  # fmt: skip
+"""What Colab brings. Another version of what its kernel has imported would want a restart."""
+
+
+def test_colab_installs_what_is_missing_and_replaces_nothing():
+    lines = (ROOT / "notebooks" / "colab.txt").read_text().splitlines()
+    asked = {canonicalize_name(r.name): r for r in map(Requirement, lines[2:])}
+    needed = requirements()
+    del needed["jupyterlab"]  # Colab is the front end
+    assert set(needed) == PRELOADED | set(asked) and not PRELOADED & set(asked)
+    assert asked == {name: needed[name] for name in asked}
 
 
 def test_constraints_are_exact_and_inside_the_ranges():

@@ -82,7 +82,7 @@ class Pipeline(IPD):
     @cached_property
     def recorded(self) -> OfflineDataset:  # type: ignore[override]
         """The task's real data on the device, rewards as recorded."""
-        return self.data if self.data is not None else load_task(self.task, self.device)
+        return self.data.to(self.device) if self.data else load_task(self.task, self.device)
 
     @cached_property
     def fingerprint(self) -> str:
