@@ -180,3 +180,16 @@ def test_every_module_of_the_paper_is_in_its_table() -> None:
     assert listed == {path.stem for path in folder.glob("*.py")} - {"__init__"}
     for name in listed:
         assert importlib.import_module(f"ipd_lite.paper.{name}").__doc__
+
+
+def test_datasets_stand_on_their_page_as_committed() -> None:
+    """Ours (D4RL's) of the four columns, row by row."""
+    page = (ROOT / "ipd_lite" / "tasks" / "README.md").read_text()
+    (rows,) = [rows for header, rows in tables(page) if header[-1] == "terminated"]
+    found = pd.read_csv(FIGURES / "data" / "datasets.csv", dtype=str).fillna("-")
+    expected = [
+        [f"`{row.task}`", f"{row.mean_ours} ({row.mean_d4rl})", f"{row.best_ours} ({row.best_d4rl})",
+         f"{row.episodes_ours} ({row.episodes_d4rl})", row.terminated_ours]
+        for row in found.itertuples()
+    ]  # fmt: skip
+    assert rows == expected

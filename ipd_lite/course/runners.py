@@ -26,19 +26,23 @@ def limbs_of(robot: Any) -> Array:
     return np.stack([middle - axis, middle + axis], axis=1)[..., [0, 2]]
 
 
-def run_policy(task: Task, actor: Actor, seed: int = 12345, steps: int = 500) -> plots.Runner:
-    """One episode of at most `steps` steps from the evaluation's start with this seed."""
+def run_policy(
+    task: Task, actor: Actor, device: torch.device | str = "cpu", seed: int = 12345,
+    steps: int = 500,
+) -> plots.Runner:  # fmt: skip
+    """One episode of at most `steps` steps from the evaluation's start with this seed; `device` is
+    the actor's."""
     env = task.make()
     robot: Any = env.unwrapped
     observation, _ = env.reset(seed=seed)
-    slot = torch.zeros(1, dtype=torch.long)
+    slot = torch.zeros(1, dtype=torch.long, device=device)
     actor.begin(1)
     actor.reset(slot)
     seen, reward, terminated = [limbs_of(robot)], 0.0, False
     while len(seen) <= steps and not terminated:
-        state = torch.as_tensor(np.asarray(observation)[None], dtype=torch.float32)
-        action = actor.act(state, torch.tensor([reward]), slot)[0].clamp(-1, 1).numpy()
-        observation, number, terminated, truncated, _ = env.step(action)
+        state = torch.as_tensor(np.asarray(observation)[None], dtype=torch.float32).to(device)
+        action = actor.act(state, torch.tensor([reward], device=device), slot)[0].clamp(-1, 1)
+        observation, number, terminated, truncated, _ = env.step(action.cpu().numpy())
         reward = float(number)
         seen.append(limbs_of(robot))
         if truncated:
