@@ -188,7 +188,8 @@ def test_datasets_stand_on_their_page_as_committed() -> None:
     (rows,) = [rows for header, rows in tables(page) if header[-1] == "terminated"]
     found = pd.read_csv(FIGURES / "data" / "datasets.csv", dtype=str).fillna("-")
     expected = [
-        [f"`{row.task}`", f"{row.mean_ours} ({row.mean_d4rl})", f"{row.best_ours} ({row.best_d4rl})",
+        [f"`{row.task}`", f"{row.mean_ours} ({row.mean_d4rl})",
+         f"{row.best_ours} ({row.best_d4rl})",
          f"{row.episodes_ours} ({row.episodes_d4rl})", row.terminated_ours]
         for row in found.itertuples()
     ]  # fmt: skip

@@ -12,25 +12,19 @@ no penalty where a recording ends, because no next action was recorded.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ipd_lite.paper.dataset import Batch, OfflineDataset
-from ipd_lite.paper.training import (
-    Checkpoint,
-    Snapshots,
-    average_into,
-    require,
-    seeded,
-    set_learning_rate,
-)
-from ipd_lite.paper.values import ValueConfig, bellman_target, value_bounds
+from ipd_lite.paper.training import Snapshots, require
+from ipd_lite.paper.values import ValueConfig, bellman_target
 from ipd_lite.rivals.cloning import ClonedPolicy
 from ipd_lite.rivals.critics import TwinQ
-from ipd_lite.rivals.td3bc import smoothed_action
+from ipd_lite.rivals.td3 import smoothed_action, train_td3
 
 
 @dataclass(frozen=True)
@@ -88,64 +82,6 @@ def rebrac_policy_loss(q: TwinQ, policy: ClonedPolicy, batch: Batch, weight: flo
     return weight * (action - batch.actions).square().sum(-1).mean() - value.mean() / scale
 
 
-def train_rebrac(
-    dataset: OfflineDataset,
-    config: ValueConfig,
-    rebrac: ReBRACConfig,
-    *,
-    seed: int,
-    position_dimensions: Sequence[int] = (),
-    checkpoint: Checkpoint | None = None,
-) -> tuple[ClonedPolicy, Snapshots, TwinQ]:
-    """Train ReBRAC; returns the policy, its snapshots along the way, and Q.
-
-    Raises:
-        FloatingPointError: a loss became NaN or infinite.
-    """
-    checkpoint = checkpoint or Checkpoint.none()
-    device = dataset.device
-    observations, actions = dataset.observations.shape[1], dataset.actions.shape[1]
-    with seeded(seed, device):
-        q = TwinQ(config, observations, actions, position_dimensions).to(device)
-        policy = ClonedPolicy(config, observations, actions).to(device)
-        q.features.fit(dataset.observations)
-        policy.features.fit(dataset.observations)
-        target_policy = ClonedPolicy(config, observations, actions).to(device)
-        target_policy.load_state_dict(policy.state_dict())
-        snapshots = Snapshots(policy, config.evaluations, config.updates).to(device)
-        critic = torch.optim.Adam(q.online.parameters(), lr=config.learning_rate, fused=True)
-        actor = torch.optim.Adam(policy.parameters(), lr=config.learning_rate, fused=True)
-        generator = torch.Generator(device).manual_seed(seed)
-        bounds = value_bounds(dataset.rewards, config.discount)
-        for step in checkpoint.steps(
-            "rebrac", config.updates,
-            modules={
-                "q": q, "policy": policy, "target_policy": target_policy, "snapshots": snapshots,
-            },
-            optimizers={"critic": critic, "actor": actor}, generators={"batches": generator},
-        ):  # fmt: skip
-            batch, following, recorded = with_next_action(dataset, config.batch_size, generator)
-            loss, logs = rebrac_critic_loss(
-                q, target_policy, batch, following, recorded, config, rebrac, bounds, generator
-            )
-            set_learning_rate(critic, step, config)
-            critic.zero_grad(set_to_none=True)
-            loss.backward()
-            critic.step()
-            if step % rebrac.policy_delay == 0:
-                policy_loss = rebrac_policy_loss(q, policy, batch, rebrac.actor_weight)
-                set_learning_rate(actor, step, config)
-                actor.zero_grad(set_to_none=True)
-                policy_loss.backward(inputs=list(policy.parameters()))
-                actor.step()
-                average_into(q.target, q.online, config.target_rate)
-                average_into(target_policy, policy, config.target_rate)
-                logs["policy_loss"] = policy_loss.detach()
-            snapshots.keep(step, policy)
-            checkpoint.log(step, logs)
-    return policy.eval().requires_grad_(False), snapshots, q.eval().requires_grad_(False)
-
-
 def with_next_action(
     dataset: OfflineDataset, size: int, generator: torch.Generator
 ) -> tuple[Batch, Tensor, Tensor]:
@@ -153,3 +89,23 @@ def with_next_action(
     index = torch.randint(len(dataset), (size,), generator=generator, device=dataset.device)
     following = dataset.actions[(index + 1).clamp_max(len(dataset) - 1)]
     return dataset.batch(index), following, (~dataset.last[index]).float()
+
+
+def train_rebrac(
+    dataset: OfflineDataset, config: ValueConfig, rebrac: ReBRACConfig, *, seed: int, **more: Any
+) -> tuple[ClonedPolicy, Snapshots, TwinQ]:
+    """Train ReBRAC, see :func:`train_td3` for what else it takes and gives."""
+
+    def critic_loss(
+        q: TwinQ, target_policy: ClonedPolicy, batch: Batch, following: Tensor, recorded: Tensor,
+        *rest: Any,
+    ) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
+        return rebrac_critic_loss(
+            q, target_policy, batch, following, recorded, config, rebrac, *rest
+        )
+
+    return train_td3(
+        "rebrac", dataset, config, partial(with_next_action, dataset, config.batch_size),
+        critic_loss, partial(rebrac_policy_loss, weight=rebrac.actor_weight), rebrac.policy_delay,
+        seed=seed, **more,
+    )  # fmt: skip
