@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.collections import LineCollection
 from numpy.typing import NDArray
 
-from ipd_lite.plots.animation import encode, frame_of
+from ipd_lite.plots.frames import encode, frame_of
 from ipd_lite.plots.mazes import maze
 from ipd_lite.plots.style import BLUE, GREY, ORANGE, SKY, VERMILION, Array
 

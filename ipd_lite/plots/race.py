@@ -19,7 +19,7 @@ from matplotlib.text import Text
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from ipd_lite.plots.animation import encode
+from ipd_lite.plots.frames import encode
 from ipd_lite.plots.mazes import maze
 from ipd_lite.plots.style import BLUE, GREEN, GREY, ORANGE, SKY, VERMILION, Array
 

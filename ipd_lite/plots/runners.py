@@ -11,7 +11,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from ipd_lite.plots.animation import encode, frame_of
+from ipd_lite.plots.frames import encode, frame_of
 from ipd_lite.plots.style import BLUE, GREEN, GREY, ORANGE, PINK, VERMILION, Array
 
 
