@@ -32,7 +32,6 @@ CONSTANTS = {
     "06-11": {"97.5"},  # the end of an interval of 95 %
     "07-20": {"0.97"},  # discount
     "07-27": {"0.1"},  # a rule of thumb
-    "a743adaa": {"0.99"},  # discount
 }
 """Numbers that no run measures, by their cell's id."""
 
