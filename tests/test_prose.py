@@ -29,7 +29,7 @@ CONSTANTS = {
     "03-28": {"68 %"},  # one standard deviation
     "04-02": {"0.4"},
     "04-32": {"0.8"},  # a chance to compute with
-    "06-11": {"97.5"},  # the end of an interval of 95 %
+    "06-11": {"2.5", "97.5"},  # the ends of an interval of 95 %
     "07-20": {"0.97"},  # discount
     "07-27": {"0.1"},  # a rule of thumb
 }
