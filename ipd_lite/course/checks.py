@@ -1020,10 +1020,10 @@ def own_settings(answer: Mapping[str, Any]) -> None:
         size = scale * float(np.abs(tried.earned).max())
         if 1 / (1 - discount) < steps:
             why = f"a discount of {discount:g} looks {1 / (1 - discount):.0f} decisions ahead"
-        elif size > 200 or size < 0.5:
-            why = f"the scaled returns reach {size:.3g}: V begins at 0 and learns tens best"
         elif corridor.good < 1 and expectile < 0.97:
             why = "V describes the usual recording, and the good ones are few: raise the expectile"
+        elif size > 50 or size < 0.5:
+            why = f"the scaled returns reach {size:.3g}: V begins at 0 and learns tens best"
         else:
             why = "look at the figure: where does V leave the line?"
         far = int(tried.place.argmin())
