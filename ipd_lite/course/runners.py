@@ -55,7 +55,8 @@ def run_recorded(task: Task, data: OfflineDataset, steps: int = 500) -> plots.Ru
     """The recorded episode whose return is the median, at most `steps` steps of it."""
     order = data.episode_returns.argsort()
     episode = int(order[len(order) // 2])
-    rows = data.starts[episode] + torch.arange(min(int(data.lengths[episode]), steps))
+    count = min(int(data.lengths[episode]), steps)
+    rows = data.starts[episode] + torch.arange(count, device=data.device)
     last = rows[-1:]
     observations = torch.cat([data.observations[rows], data.next_observations[last]])
     whole = len(rows) == int(data.lengths[episode])
