@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import gc
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -53,7 +54,8 @@ def use(train: Callable[[], T]) -> T | None:
         message = "not yet: the notebook goes on with the package's version"
     except Exception as error:  # the reader's code may fail in any way
         message = f"not right: training stopped with {type(error).__name__}: {error}"
-    print(message)  # here the exception is gone, and with it the bar of the training
+    gc.collect()  # the exception is gone; now the bar of the training closes, before the message
+    print(message)
     return None
 
 
