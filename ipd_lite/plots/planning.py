@@ -36,7 +36,7 @@ def planning_animation(
     steps: Sequence[PlannedStep],
     threshold: float,
     kind: Literal["png", "gif"] = "png",
-    dpi: float = 75,
+    dpi: float = 65,
 ) -> bytes:
     """Three frames a decision, repeated for ever, as an animated PNG or GIF.
 
