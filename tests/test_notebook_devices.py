@@ -122,19 +122,7 @@ def fake_card(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-STILL_ON_THE_HOST = {"01", "05"}
-"""Notebooks that break on a card today. Shrinks; never grows."""
-MARKED = [
-    pytest.param(
-        path,
-        id=path.stem,
-        marks=[pytest.mark.xfail(strict=True)] if path.stem[:2] in STILL_ON_THE_HOST else [],
-    )
-    for path in ON_A_CARD
-]
-
-
-@pytest.mark.parametrize("path", MARKED)
+@pytest.mark.parametrize("path", ON_A_CARD, ids=lambda path: path.stem)
 @pytest.mark.filterwarnings("default")
 def test_every_cell_runs(path: Path, short_recordings: Path, quick: None, fake_card: None) -> None:
     scope: dict[str, Any] = {"__name__": "__main__"}
