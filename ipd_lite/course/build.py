@@ -161,7 +161,7 @@ def imagine_with(pipeline: Pipeline, paths: Callable[..., Paths]) -> Bookkeeping
     draw = torch.Generator(pipeline.device).manual_seed(seed)
     values, compute = pipeline.values, pipeline.compute(pipeline.config.world_model)
     model = planning_model(values, pipeline.world_model, planner, pipeline.discount, draw, compute)
-    with torch.no_grad(), tqdm(total=config.length, desc="imagine", unit="step") as bar:
+    with torch.no_grad(), tqdm(total=config.length, desc="imagine", delay=1) as bar:
 
         def plan(states: Tensor) -> Tensor:
             bar.update()
