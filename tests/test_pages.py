@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -109,8 +110,8 @@ def test_readme_leads_to_every_notebook() -> None:
 
 def test_readme_shows_the_committed_scores() -> None:
     header, rows = next(t for t in tables((ROOT / "README.md").read_text()) if len(t[0]) == 5)
-    assert header[1] == "mazes (3)" and header[3] == "locomotion (6)"
-    assert len(rows) == 5
+    assert header[1] == "mazes (3)" and header[3] == "locomotion (3)"
+    assert len(rows) == 6
     for row in rows:
         assert row[1:] == committed("groups.md")[label(row[0])][1:5]
 
@@ -194,3 +195,13 @@ def test_datasets_stand_on_their_page_as_committed() -> None:
         for row in found.itertuples()
     ]  # fmt: skip
     assert rows == expected
+
+
+def test_minutes_are_those_that_the_notebooks_name() -> None:
+    for page in (ROOT / "README.md", ROOT / "notebooks" / "README.md"):
+        for notebook in (ROOT / "notebooks").glob("[0-9]*.ipynb"):
+            first = "".join(json.loads(notebook.read_text())["cells"][0]["source"])
+            (minutes,) = re.findall(r"\*\*Time\*\* (\d+) minutes", first)
+            (row,) = [line for line in page.read_text().splitlines()
+                      if line.startswith("|") and notebook.name in line]  # fmt: skip
+            assert f"| {minutes} |" in row, (page.name, notebook.name)
