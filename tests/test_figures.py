@@ -210,6 +210,11 @@ def test_profiles_and_costs() -> None:
     figure = plots.profiles({"mazes": (thresholds, curves)})
     np.testing.assert_array_equal(lines(figure.axes[0])["IQL"], share)
     np.testing.assert_array_equal(lines(figure.axes[0])["IPD"], share / 2)
+    more = {"dt": (share, share, share), **curves}
+    first, second = plots.profiles({"a": (thresholds, more), "b": (thresholds, curves)}).axes
+    looks = [{one.get_label(): (one.get_color(), one.get_linestyle()) for one in ax.get_lines()}
+             for ax in (first, second)]  # fmt: skip
+    assert looks[0]["IQL"] == looks[1]["IQL"] != looks[0]["Decision Transformer"]
     table = pd.DataFrame(
         [{"family": t, "stage": stage, "seconds": seconds, "process_mb": memory}
          for t in MAZES for stage, memory in (("policy", np.nan), ("values", 400.0))

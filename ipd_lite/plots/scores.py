@@ -298,10 +298,12 @@ def profiles(panels: Mapping[str, tuple[Array, Mapping[str, tuple[Array, ...]]]]
             interval is drawn for IPD alone.
     """
     figure, axes = plt.subplots(1, len(panels), figsize=(PAGE, 2.9), sharey=True, squeeze=False)
+    colours = [colour for colour in PALETTE if colour != VERMILION]
+    every = dict.fromkeys(m for _, curves in panels.values() for m in curves if m != "ipd")
+    looks = dict(zip(every, zip(colours, LINES[1:], strict=False), strict=False))
     for ax, (title, (thresholds, curves)) in zip(axes[0], panels.items(), strict=True):
-        others = [method for method in curves if method != "ipd"]
-        colours = [colour for colour in PALETTE if colour != VERMILION]
-        for method, colour, line in zip(others, colours, LINES[1:], strict=False):
+        for method in (method for method in curves if method in looks):
+            colour, line = looks[method]  # a method looks alike in every panel
             named: Look = {"label": method_name(method), "color": colour, "ls": line}
             ax.plot(thresholds, curves[method][0], lw=1.1, **named)
         if "ipd" in curves:
