@@ -37,7 +37,7 @@ LIBRARIES = {
     "paper": {"torch", "numpy", "tqdm"},
     "plots": {"numpy", "pandas", "matplotlib", "seaborn", "PIL", "IPython"},
 }
-PAPER_LINES, FUNCTION_LINES, MODULE_LINES = 3_750, 40, 400
+PAPER_LINES, FUNCTION_LINES, MODULE_LINES = 3_300, 40, 400
 
 
 def wing(module: str) -> str:
