@@ -130,6 +130,13 @@ def minutes_of_notebooks() -> dict[str, int]:
     return {name: int(m) for name, m in re.findall(r"^\| (0\d) \|.*\| (\d+) \|$", PAGE, re.M)}
 
 
+def assert_fits(taught: dict[str, int], needed: dict[str, int]) -> None:
+    """Every notebook has its hour; what a schedule cannot hold is said to be homework."""
+    assert taught.keys() == needed.keys()
+    assert all(min(60, needed[name]) - 30 <= taught[name] <= needed[name] for name in taught)
+    assert any(taught[n] < needed[n] for n in taught) == ("is homework" in PAGE)
+
+
 def test_the_day_adds_up_and_has_breaks() -> None:
     rows = re.findall(r"^\| (\d+):(\d\d) \| (.+?) \| (\d+) \|(.*)\|$", PAGE, re.MULTILINE)
     starts = [60 * int(hours) + int(minutes) for hours, minutes, *_ in rows]
@@ -137,7 +144,7 @@ def test_the_day_adds_up_and_has_breaks() -> None:
     assert starts[1:] == [s + n for s, n in zip(starts, lengths, strict=True)][:-1]
     assert f"At {divmod(starts[-1] + lengths[-1], 60)[0]}:" in PAGE
     taught = {row[2][:2]: int(row[3]) for row in rows if row[2][0] == "0"}
-    assert taught == {n: m for n, m in minutes_of_notebooks().items() if n != "07"}
+    assert_fits(taught, {n: m for n, m in minutes_of_notebooks().items() if n != "07"})
     at_a_stretch = 0
     for _, _, what, length, skip in rows:
         at_a_stretch = at_a_stretch + int(length) if what[0] == "0" else 0
@@ -154,7 +161,7 @@ def test_the_sessions_add_up() -> None:
         assert sum(parts.values()) == 150 and parts["break"] >= 10
         taught |= parts
     del taught["break"]
-    assert {**taught, "07": 45} == minutes_of_notebooks() and taught["07"] < 45
+    assert_fits(taught, minutes_of_notebooks())
 
 
 def test_what_may_be_skipped_exists() -> None:
