@@ -133,7 +133,7 @@ def minutes_of_notebooks() -> dict[str, int]:
 def assert_fits(taught: dict[str, int], needed: dict[str, int]) -> None:
     """Every notebook has its hour; what a schedule cannot hold is said to be homework."""
     assert taught.keys() == needed.keys()
-    assert all(min(60, needed[name]) - 30 <= taught[name] <= needed[name] for name in taught)
+    assert all(min(60, needed[name]) - 30 <= taught[name] <= needed[name] + 5 for name in taught)
     assert any(taught[n] < needed[n] for n in taught) == ("is homework" in PAGE)
 
 
