@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import gymnasium as gym
 import numpy as np
 import torch
 from joblib import parallel_config
@@ -77,29 +79,44 @@ class Walk:
     rewards: NDArray[np.float64]
 
 
+class Seen(NamedTuple):
+    """What an environment showed: after its reset, then after every step."""
+
+    observation: NDArray[np.float64]
+    reward: float
+    terminated: bool
+
+
+def episode(
+    environment: gym.Env[Any, Any], actor: Actor, seed: int, device: torch.device | str
+) -> Iterator[Seen]:
+    """One episode of a policy, step by step, up to its end; `device` is the actor's."""
+    observation, _ = environment.reset(seed=seed)
+    row = torch.zeros(1, dtype=torch.long, device=device)
+    actor.begin(1)
+    actor.reset(row)
+    reward, terminated, truncated = 0.0, False, False
+    yield Seen(observation, reward, terminated)
+    while not (terminated or truncated):
+        action = actor.act(
+            torch.as_tensor(observation, dtype=torch.float32, device=device)[None],
+            torch.tensor([reward], dtype=torch.float32, device=device),
+            row,
+        )
+        observation, given, terminated, truncated, _ = environment.step(
+            action[0].clamp(-1, 1).cpu().numpy()
+        )
+        reward = float(given)
+        yield Seen(observation, reward, terminated)
+
+
 def walks(task: Task, actor: Actor, seeds: Sequence[int], device: torch.device) -> list[Walk]:
     """Whole paths of a policy, one episode per environment seed (figures, never scores)."""
     environment = task.make()
     result = []
     for seed in seeds:
-        observation, _ = environment.reset(seed=seed)
-        row = torch.zeros(1, dtype=torch.long, device=device)
-        actor.begin(1)
-        actor.reset(row)
-        path, rewards, reward, over = [observation], [], 0.0, False
-        while not over:
-            action = actor.act(
-                torch.as_tensor(observation, dtype=torch.float32, device=device)[None],
-                torch.tensor([reward], dtype=torch.float32, device=device),
-                row,
-            )
-            observation, given, terminated, truncated, _ = environment.step(
-                action[0].clamp(-1, 1).cpu().numpy()
-            )
-            reward, over = float(given), terminated or truncated
-            path.append(observation)
-            rewards.append(reward)
-        result.append(Walk(np.stack(path), np.array(rewards)))
+        path, rewards, _ = zip(*episode(environment, actor, seed, device), strict=True)
+        result.append(Walk(np.stack(path), np.array(rewards[1:])))
     environment.close()
     return result
 

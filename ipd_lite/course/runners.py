@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import mujoco
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 
 from ipd_lite import plots
+from ipd_lite.course.example import episode
 from ipd_lite.paper.acting import Actor
 from ipd_lite.paper.dataset import OfflineDataset
 from ipd_lite.report.diagnostics import RobotSimulator
@@ -33,22 +35,12 @@ def run_policy(
     """One episode of at most `steps` steps from the evaluation's start with this seed; `device` is
     the actor's."""
     env = task.make()
-    robot: Any = env.unwrapped
-    observation, _ = env.reset(seed=seed)
-    slot = torch.zeros(1, dtype=torch.long, device=device)
-    actor.begin(1)
-    actor.reset(slot)
-    seen, reward, terminated = [limbs_of(robot)], 0.0, False
-    while len(seen) <= steps and not terminated:
-        state = torch.as_tensor(np.asarray(observation)[None], dtype=torch.float32).to(device)
-        action = actor.act(state, torch.tensor([reward], device=device), slot)[0].clamp(-1, 1)
-        observation, number, terminated, truncated, _ = env.step(action.cpu().numpy())
-        reward = float(number)
-        seen.append(limbs_of(robot))
-        if truncated:
-            break
+    postures, fell = [], False
+    for seen in itertools.islice(episode(env, actor, seed, device), steps + 1):
+        postures.append(limbs_of(env.unwrapped))
+        fell = seen.terminated
     env.close()
-    return _runner(np.stack(seen), terminated)
+    return _runner(np.stack(postures), fell)
 
 
 def run_recorded(task: Task, data: OfflineDataset, steps: int = 500) -> plots.Runner:
