@@ -24,7 +24,7 @@ from ipd_lite.paper.training import Snapshots, require
 from ipd_lite.paper.values import ValueConfig, bellman_target
 from ipd_lite.rivals.cloning import ClonedPolicy
 from ipd_lite.rivals.critics import TwinQ
-from ipd_lite.rivals.td3 import smoothed_action, train_td3
+from ipd_lite.rivals.td3 import smoothed_action, squared_error, train_td3
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,8 @@ def rebrac_critic_loss(
         penalty = (action - next_actions).square().sum(-1) * recorded
         next_q = q.lowest_target(batch.next_observations, action) - rebrac.critic_weight * penalty
         target = bellman_target(batch, next_q, config, bounds)
-    members = q(batch.observations, batch.actions)
-    loss = (target - members).square().mean(1).sum()
-    logs = {"q_loss": loss.detach(), "q_mean": members.detach().mean(), "penalty": penalty.mean()}
-    return loss, logs
+    loss, logs = squared_error(q, batch, target)
+    return loss, {**logs, "penalty": penalty.mean()}
 
 
 def rebrac_policy_loss(q: TwinQ, policy: ClonedPolicy, batch: Batch, weight: float) -> Tensor:

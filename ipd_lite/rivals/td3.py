@@ -37,6 +37,13 @@ def smoothed_action(
     return (target_policy(batch.next_observations) + noise.clamp(-clip, clip)).clamp(-1, 1)
 
 
+def squared_error(q: TwinQ, batch: Batch, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Squared distance of Q from its target (B,), summed over the twins, and what to log."""
+    members = q(batch.observations, batch.actions)
+    loss = (target - members).square().mean(1).sum()
+    return loss, {"q_loss": loss.detach(), "q_mean": members.detach().mean()}
+
+
 def train_td3(
     name: str,
     dataset: OfflineDataset,

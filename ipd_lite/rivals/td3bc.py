@@ -14,7 +14,7 @@ from ipd_lite.paper.training import Snapshots, require
 from ipd_lite.paper.values import ValueConfig, bellman_target
 from ipd_lite.rivals.cloning import ClonedPolicy
 from ipd_lite.rivals.critics import TwinQ
-from ipd_lite.rivals.td3 import smoothed_action, train_td3
+from ipd_lite.rivals.td3 import smoothed_action, squared_error, train_td3
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,7 @@ def td3bc_critic_loss(
         )
         next_q = q.lowest_target(batch.next_observations, next_action)
         target = bellman_target(batch, next_q, config, bounds)
-    members = q(batch.observations, batch.actions)
-    loss = (target - members).square().mean(1).sum()
-    return loss, {"q_loss": loss.detach(), "q_mean": members.detach().mean()}
+    return squared_error(q, batch, target)
 
 
 def td3bc_policy_loss(q: TwinQ, policy: ClonedPolicy, batch: Batch, alpha: float) -> Tensor:
