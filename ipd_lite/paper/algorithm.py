@@ -113,8 +113,7 @@ class IPD:
         """
         for name in after:
             getattr(self, name.replace("-", "_"))
-        with torch.enable_grad():  # whoever asks may do so inside no_grad
-            return train(checkpoint=Checkpoint(None, progress=self.progress))
+        return train(checkpoint=Checkpoint(None, progress=self.progress))
 
     @cached_property
     def dataset(self) -> OfflineDataset:

@@ -231,10 +231,11 @@ class Snapshots(nn.Module):
 
 @contextlib.contextmanager
 def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
-    """Seed torch's default generators (initial weights, dropout) and restore them afterwards."""
+    """What every training runs in, undone afterwards: torch's default generators (initial weights,
+    dropout) are seeded, and gradients are recorded though the caller may be inside no_grad."""
     device = torch.device(device)
     cuda = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
+    with torch.random.fork_rng(devices=cuda), torch.enable_grad():
         torch.manual_seed(seed)
         yield
 

@@ -119,8 +119,7 @@ class Pipeline(IPD):
             if not folder.done:
                 self._training = stage
                 try:
-                    with torch.enable_grad():  # whoever asks may do so inside no_grad
-                        tensors, parts = pack(train(checkpoint=folder.checkpoint))
+                    tensors, parts = pack(train(checkpoint=folder.checkpoint))
                 finally:
                     self._training = ""
                 costs = {"seconds": folder.seconds(), "memory": peak_memory()}
