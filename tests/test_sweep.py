@@ -561,6 +561,14 @@ def test_a_killed_worker_costs_its_own_unit_alone(
     assert_same(scores(tmp_path), scores(local))
 
 
+def test_finished_task_is_reported_again(pristine: Path) -> None:
+    """A sweep that was killed before it wrote the results writes them when it is called again."""
+    done: list[str] = []
+    units = expand(spec())
+    assert run_units(units, out=pristine, device="cpu", progress=False, task_done=done.append) == []
+    assert done == [TASK]
+
+
 def killed_at_bc_1(index: int, unit: Unit, *rest: Any, attempt: Any = sweep._attempt) -> Any:
     if unit.label == "bc@quick" and unit.seed == 1:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -76,9 +76,7 @@ def run_units(
     workers = effective_n_jobs(None)
     threads = threads or max(1, (os.cpu_count() or 1) // workers)
     left = [unit.task for unit in waiting]
-    for name in dict.fromkeys(unit.task for unit in units):
-        if name not in left:  # finished earlier, perhaps killed before its results were written
-            task_done(name)
+    earlier = dict.fromkeys(unit.task for unit in units if unit.task not in left)
     attempts = _attempts(interleave(waiting, workers), (out, device, threads))
     bar = tqdm(
         attempts, initial=len(units) - len(waiting), total=len(units), desc="sweep", unit="unit",
@@ -91,6 +89,8 @@ def run_units(
         left.remove(unit.task)
         if unit.task not in left:
             task_done(unit.task)
+    for name in earlier:  # finished by another call, perhaps killed before it wrote the results
+        task_done(name)
     return failed
 
 
