@@ -122,9 +122,7 @@ def fake_card(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("path", ON_A_CARD, ids=lambda path: path.stem)
-@pytest.mark.filterwarnings("default")
-def test_every_cell_runs(path: Path, short_recordings: Path, quick: None, fake_card: None) -> None:
+def run_every_cell(path: Path) -> None:
     scope: dict[str, Any] = {"__name__": "__main__"}
     for cell in teacher.solved(nbformat.read(path, as_version=4)).cells:
         if cell.cell_type != "code":
@@ -137,6 +135,22 @@ def test_every_cell_runs(path: Path, short_recordings: Path, quick: None, fake_c
                 raise AssertionError(f"cell {cell['id']}: {error}\n\n{text(cell)}") from error
         scope.update({name: value for name, value in TOYS.items() if name in scope})
     plt.close("all")
+
+
+each_notebook = pytest.mark.parametrize("path", ON_A_CARD, ids=lambda path: path.stem)
+
+
+@each_notebook
+@pytest.mark.filterwarnings("default")
+def test_every_cell_runs(path: Path, short_recordings: Path, quick: None, fake_card: None) -> None:
+    run_every_cell(path)
+
+
+@pytest.mark.gpu
+@each_notebook
+@pytest.mark.filterwarnings("default")
+def test_every_cell_runs_on_a_real_card(path: Path, short_recordings: Path, quick: None) -> None:
+    run_every_cell(path)
 
 
 def test_all_notebooks_with_a_pipeline_are_meant() -> None:

@@ -7,7 +7,6 @@ share means something on a busy machine too. Threads: OMP_NUM_THREADS, else torc
 
 from __future__ import annotations
 
-import functools
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -38,6 +37,20 @@ class Row:
 ROWS: list[Row] = []
 
 
+DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+
+
+def on_gpu() -> bool:
+    """Whether new tensors are made on a card."""
+    return torch.get_default_device().type == "cuda"
+
+
+def wait() -> None:
+    """Until the card has done what it was told."""
+    if on_gpu():
+        torch.cuda.synchronize()
+
+
 def gemm_rate(size: int = 768, seconds: float = 0.3, dtype: torch.dtype = torch.float32) -> float:
     """GFLOP/s of a square product, the mean over `seconds`: other processes slow it down just as
     they slow the benchmarks."""
@@ -46,11 +59,11 @@ def gemm_rate(size: int = 768, seconds: float = 0.3, dtype: torch.dtype = torch.
     count, start = 0, time.perf_counter()
     while time.perf_counter() < start + seconds:
         torch.mm(left, right)
+        wait()
         count += 1
     return 2e-9 * size**3 * count / (time.perf_counter() - start)
 
 
-@functools.cache
 def bfloat16_pays() -> bool:
     """Whether this machine multiplies bfloat16 clearly faster than float32. Without units for it
     the options under autocast would take minutes."""
@@ -72,6 +85,13 @@ def _forget_peak() -> None:
     path = Path("/proc/self/clear_refs")
     if path.exists():
         path.write_text("5")
+
+
+@pytest.fixture(params=DEVICES, autouse=True)
+def device(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Everything of a benchmark lies on the processor, and then, where there is one, on a card."""
+    with torch.device(request.param):
+        yield request.param
 
 
 @pytest.fixture
@@ -105,8 +125,12 @@ def measure(benchmark, threads) -> Callable[..., None]:  # type: ignore[no-untyp
             return
         before = gemm_rate()
         _forget_peak()
-        benchmark.pedantic(work, rounds=rounds, warmup_rounds=1)
+        benchmark.pedantic(lambda: (work(), wait()), rounds=rounds, warmup_rounds=1)
         memory = _status("VmHWM")
+        if on_gpu():
+            name, against = f"{name}, GPU", against and f"{against}, GPU"
+            memory = torch.cuda.max_memory_allocated() / 2**20
+            flops = 0.0  # launches, not products, take the time: a share of GEMM says nothing
         gemm = (before + gemm_rate()) / 2
         rate = units / benchmark.stats.stats.median
         benchmark.extra_info |= {
@@ -123,12 +147,14 @@ def measure(benchmark, threads) -> Callable[..., None]:  # type: ignore[no-untyp
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if not ROWS:
         return
-    gemm = statistics.median(row.gemm for row in ROWS)
+    gemm = statistics.median(row.gemm for row in ROWS if not row.name.endswith(", GPU"))
     write = terminalreporter.write_line
     terminalreporter.section("speed")
     write(f"torch {torch.__version__}, {THREADS} thread(s), fp32 matrix product {gemm:.0f} GFLOP/s")
+    if torch.cuda.is_available():
+        write(f"GPU: {torch.cuda.get_device_name()}; memory there is torch's own, all benchmarks'")
     columns = ("of usual", "GFLOP/s", "of GEMM", "memory")
-    write(f"{'':<44}{'rate':>10} {'':<14}" + "".join(f"{name:>9}" for name in columns))
+    write(f"{'':<50}{'rate':>10} {'':<14}" + "".join(f"{name:>9}" for name in columns))
     rates = {row.name: row.rate for row in ROWS}
     for row in ROWS:
         arithmetic = f"{'-':>9}{'-':>9}"
@@ -138,7 +164,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         times = f"{row.rate / rates[row.against]:.1f} x" if row.against in rates else "-"
         rate = f"{row.rate:,.0f}" if row.rate >= 100 else f"{row.rate:.1f}"
         write(
-            f"{row.name:<44}{rate:>10} {row.unit + '/s':<14}{times:>9}{arithmetic}"
+            f"{row.name:<50}{rate:>10} {row.unit + '/s':<14}{times:>9}{arithmetic}"
             f"{row.memory:>6.0f} MB"
         )
     for note in dict.fromkeys(row.note for row in ROWS if row.note):

@@ -66,6 +66,7 @@ def noise(observations: int, actions: int, episodes: int = 40, steps: int = 100)
             for _ in range(episodes)
         ],
         "noise",
+        torch.get_default_device(),
     )
 
 
@@ -302,7 +303,7 @@ def test_planning(measure, repeat, chosen, option):
     config = configs.override(LESSON.planner, {"candidates": 64, "horizon": 5})
     values = Values(PUBLISHED_VALUES, 17, 6).eval().requires_grad_(False)
     world_model = WorldModel(big_world_model_config(), 17, 6).eval().requires_grad_(False)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(0)
     model = planning_model(values, world_model, config, 0.99, generator, compute)
     measure(
         f"{PLANNING}, {option}" if option else PLANNING,
@@ -323,7 +324,7 @@ def test_planning_lesson(measure, repeat):
     values = Values(LESSON.values, 4, 2, (0, 1)).eval().requires_grad_(False)
     world_model = WorldModel(LESSON.world_model, 4, 2, task.known)
     world_model.eval().requires_grad_(False)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(0)
     model = planning_model(values, world_model, LESSON.planner, 0.99, generator)
     candidates, horizon = LESSON.planner.candidates, LESSON.planner.horizon
     features = 2 * LESSON.values.fourier_features
