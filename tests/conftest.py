@@ -26,6 +26,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # Matplotlib's font cache belongs beside pytest's, not into the user's home.
     os.environ.setdefault("MPLCONFIGDIR", str(config.rootpath / ".pytest_cache" / "matplotlib"))
     config.addinivalue_line("markers", "gpu: needs a CUDA device; skipped without one")
+    config.addinivalue_line("markers", "simulator: a benchmark that steps environments")
     config.addinivalue_line("filterwarnings", "error")
 
 

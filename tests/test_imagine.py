@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from ipd_lite.paper.imagination import (
     plan_with_paths,
     planning_model,
     splice,
+    trusted_length,
 )
 from ipd_lite.paper.planning import PlannerConfig
 from tests.helpers import GAMMA, counting_episodes
@@ -276,7 +277,10 @@ def test_starts_visit_every_step_once_before_any_twice(
 
 @st.composite
 def continuation_sets(draw: st.DrawFn) -> tuple[OfflineDataset, Continuations]:
-    """Recorded episodes and continuations of any kept length from any of their steps."""
+    """Recorded episodes and continuations of any kept length from any of their steps.
+
+    U is below 0.5 on the kept steps and on some that follow, and above it beyond.
+    """
     recorded = draw(st.lists(st.integers(1, 5), min_size=1, max_size=4))
     dataset = from_episodes(counting_episodes(recorded), "counting")
     count, most = draw(st.integers(0, 6)), draw(st.integers(1, 4))
@@ -285,6 +289,8 @@ def continuation_sets(draw: st.DrawFn) -> tuple[OfflineDataset, Continuations]:
     start = torch.randint(len(dataset), (count,), generator=generator)
     observations = 1000 + torch.rand(count, most + 1, 2, generator=generator)
     observations[:, 0] = dataset.observations[start]
+    known = length + torch.randint(0, most + 1, (count,), generator=generator)
+    beyond = torch.arange(most) >= known[:, None]
     terminated = torch.zeros(count, most, dtype=torch.bool)
     for row in range(count):
         if length[row] and torch.rand((), generator=generator) < 0.4:
@@ -295,7 +301,7 @@ def continuation_sets(draw: st.DrawFn) -> tuple[OfflineDataset, Continuations]:
         actions=torch.rand(count, most, 1, generator=generator),
         rewards=torch.rand(count, most, generator=generator),
         terminated=terminated,
-        uncertainty=torch.rand(count, most, generator=generator),
+        uncertainty=torch.rand(count, most, generator=generator) / 2 + 0.5 * beyond,
         length=length,
         gain=torch.randn(count, generator=generator),
     )
@@ -311,25 +317,55 @@ def test_books_add_up(
     config = ImaginationConfig(
         length=most, min_length=min_length, require_improvement=improve, improvement=0.25
     )
-    kept, book = accept(found, config, torch.tensor(0.7))
-    expected, reached, stopped = [], 0, 0
+    kept, book = accept(found, config, torch.tensor(0.5))
+    expected, reached, stopped, unsupported = [], 0, 0, 0
     for row in range(len(found)):
         steps = int(found.length[row])
+        known = int((found.uncertainty[row] < 0.5).sum())
         ended = bool(found.terminated[row].any())
         reached += ended
-        stopped += not ended and steps < most
+        stopped += not ended and known < most
+        unsupported += not ended and steps < min_length <= known
         good = not improve or float(found.gain[row]) > 0.25
         if (steps >= min_length or ended) and good:
             expected.append(row)
     assert torch.equal(kept.gain, found.gain[expected])
     assert (book.reached_end, book.stopped_by_gate) == (reached, stopped)
-    assert book.starts == book.accepted + book.rejected_short + book.rejected_not_better
+    assert book.rejected_unsupported == unsupported
+    rejected = book.rejected_short + unsupported + book.rejected_not_better
+    assert book.starts == book.accepted + rejected
     assert book.starts == len(found) and book.accepted == len(kept) == len(expected)
     assert book.imagined_steps == sum(int(found.length[row]) for row in expected)
-    assert book.threshold == pytest.approx(0.7)
+    assert book.threshold == pytest.approx(0.5)
     if expected:
         assert book.mean_length == pytest.approx(book.imagined_steps / book.accepted)
         assert book.mean_gain == pytest.approx(float(found.gain[expected].mean()), rel=1e-5)
+
+
+@dataclass(frozen=True)
+class Near:
+    """Trusts states whose first entry is at most the threshold."""
+
+    threshold: Tensor
+
+    def distance(self, states: Tensor) -> Tensor:
+        return states[:, 0]
+
+
+@given(drawn=continuation_sets(), most=st.floats(1000, 1001))
+def test_continuations_end_at_their_last_trusted_state(
+    drawn: tuple[OfflineDataset, Continuations], most: float
+) -> None:
+    _, found = drawn
+    gate = Near(torch.tensor(most))
+    kept = trusted_length(found.observations, found.terminated, found.length, gate)
+    for row in range(len(found)):
+        steps = range(1, int(found.length[row]) + 1)
+        trusted = [step for step in steps if found.observations[row, step, 0] <= gate.threshold]
+        ended = bool(found.terminated[row].any())
+        assert kept[row] == (found.length[row] if ended else max(trusted, default=0))
+    everywhere = trusted_length(found.observations, found.terminated, found.length, None)
+    assert torch.equal(everywhere, found.length)
 
 
 @given(drawn=continuation_sets(), prefix=st.integers(0, 4))

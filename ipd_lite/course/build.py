@@ -26,6 +26,7 @@ from ipd_lite.paper.imagination import (
     imagined_return,
     plan_in_chunks,
     planning_model,
+    trusted_length,
 )
 from ipd_lite.paper.transformer import Block
 from ipd_lite.paper.world_model import WorldModel
@@ -172,12 +173,14 @@ def imagine_with(pipeline: Pipeline, paths: Callable[..., Paths]) -> Bookkeeping
 
         states = pipeline.dataset.observations[start]
         found = paths(states, plan, step, pipeline.threshold, config.length)
-        observations, actions, rewards, terminated, kept = found
+        observations, actions, rewards, terminated, known = found
+        kept = trusted_length(observations, terminated, known, pipeline.gate)
         gain = imagined_return(observations, rewards, terminated, kept, values, pipeline.discount)
     gain = gain - pipeline.assessment.bootstrapped[start]
-    unknown = torch.zeros_like(rewards)  # acceptance looks at the kept steps' number alone
-    mine = Continuations(start, observations, actions, rewards, terminated, unknown, kept, gain)
-    return accept(mine, config, pipeline.threshold, pipeline.gate)[1]
+    steps = torch.arange(config.length, device=pipeline.device)
+    doubt = torch.where(steps < known[:, None], 0.0, torch.inf)  # acceptance counts what passed
+    mine = Continuations(start, observations, actions, rewards, terminated, doubt, kept, gain)
+    return accept(mine, config, pipeline.threshold)[1]
 
 
 def small_model() -> tuple[WorldModel, Any, Tensor]:

@@ -205,15 +205,17 @@ class IPD:
     @property
     def attempts(self) -> Continuations:
         """Algorithm 1 from the suboptimal steps: plan, step, gate."""
-        return self.attempt(self.config.imagination, self.threshold)
+        return self.attempt(self.config.imagination, self.threshold, self.gate)
 
-    def attempt(self, config: ImaginationConfig, threshold: Tensor) -> Continuations:
-        """Algorithm 1 with another configuration or threshold, before acceptance."""
+    def attempt(
+        self, config: ImaginationConfig, threshold: Tensor, gate: NearestStates | None = None
+    ) -> Continuations:
+        """Algorithm 1 with another configuration, threshold or gate, before acceptance."""
         generator = torch.Generator(self.device).manual_seed(self.seed)
         start = choose_starts(self.dataset, self.assessment, config, generator)
         return imagine(
             self.dataset, start, self.values, self.world_model, self.config.planner, config,
-            threshold=threshold, assessment=self.assessment, discount=self.discount,
+            threshold=threshold, gate=gate, assessment=self.assessment, discount=self.discount,
             seed=self.seed, compute=self.compute(self.config.world_model), progress=self.progress,
         )  # fmt: skip
 
@@ -223,7 +225,7 @@ class IPD:
         config = self.config.imagination
         return self.keep(
             "imagination", [self.config.planner, config],
-            lambda checkpoint: accept(self.attempts, config, self.threshold, self.gate),
+            lambda checkpoint: accept(self.attempts, config, self.threshold),
             lambda: (Continuations, Bookkeeping),  # type: ignore[return-value]
             after=("values", "world-model"),
         )  # fmt: skip

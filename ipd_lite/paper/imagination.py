@@ -49,8 +49,8 @@ class ImaginationConfig:
     """A continuation is kept only if its bootstrapped return beats the real one by this much."""
     require_improvement: bool = False
     support_quantile: float | None = None  # PAPER SILENT
-    """Gate on where a plan ends: this quantile of the distances between held-out and other recorded
-    states (`support.py`); None = no such gate."""
+    """A continuation ends at its last state that is as near to recorded states as this quantile of
+    held-out ones (`support.py`); None = wherever the gate on U stops it."""
     neighbours: int = 5
     """Nearest recorded states that the distance is averaged over."""
 
@@ -142,8 +142,8 @@ class Continuations:
 
     start: (B,) transition of the real dataset whose observation the continuation begins at.
     observations (B, T + 1, O), actions (B, T, A), rewards, uncertainty (B, T), terminated (B, T)
-    bool. length: (B,) steps that passed the gate. gain: (B,) imagined bootstrapped return minus the
-    real one from the same state.
+    bool. length: (B,) steps that passed both gates. gain: (B,) imagined bootstrapped return minus
+    the real one from the same state.
     """
 
     start: Tensor
@@ -178,7 +178,7 @@ class Bookkeeping:
     mean_length: float
     mean_gain: float
     rejected_unsupported: int = 0
-    """Long enough, but the gate on support does not trust the value of their end."""
+    """Long enough for the gate on U, but not up to a state whose value can be trusted."""
 
 
 def choose_starts(
@@ -214,13 +214,15 @@ def imagine(
     assessment: Assessment,
     discount: float,
     seed: int,
+    gate: Gate | None = None,
     compute: Compute = AS_WRITTEN,
     progress: bool = False,
 ) -> Continuations:
     """Plan, step, repeat: continuations from transitions `start` (B,), all at once.
 
-    Continuations that failed the gate or terminated are not computed further. `compute` holds for
-    the planner alone: the steps that become data, and U, are float32 as the threshold is.
+    Continuations that failed the threshold of U or terminated are not computed further; all are
+    cut back to where `gate` trusts V. `compute` holds for the planner alone: the steps that become
+    data, and U, are float32 as the threshold is.
     """
     device = dataset.device
     generator = torch.Generator(device).manual_seed(seed)
@@ -248,11 +250,27 @@ def imagine(
         passed = inside_threshold(uncertainty[active, : step + 1], threshold, config.cumulative)
         active = active[passed[:, -1] & ~ended]
     passed = inside_threshold(uncertainty, threshold, config.cumulative)
-    kept = passed.sum(1)
+    kept = trusted_length(observations, terminated, passed.sum(1), gate)
     gain = imagined_return(observations, rewards, terminated, kept, values, discount)
     gain = gain - assessment.bootstrapped[start]
     assert observations.shape == (count, length + 1, width)
     return Continuations(start, observations, actions, rewards, terminated, uncertainty, kept, gain)
+
+
+def trusted_length(
+    observations: Tensor, terminated: Tensor, length: Tensor, gate: Gate | None
+) -> Tensor:
+    """Steps (B,) up to the last state whose value can be trusted, of the first `length` (B,).
+
+    Where the task ended there is no value to trust: all of them.
+    """
+    if gate is None:
+        return length
+    steps = torch.arange(1, terminated.shape[1] + 1, device=length.device)
+    inside = steps <= length[:, None]
+    trusted = inside.clone()
+    trusted[inside] = passes(gate, observations[:, 1:][inside])
+    return torch.where((terminated & inside).any(1), length, (steps * trusted).amax(1))
 
 
 def imagined_return(
@@ -274,34 +292,26 @@ def imagined_return(
 
 
 def accept(
-    continuations: Continuations,
-    config: ImaginationConfig,
-    threshold: Tensor,
-    gate: Gate | None = None,
+    continuations: Continuations, config: ImaginationConfig, threshold: Tensor
 ) -> tuple[Continuations, Bookkeeping]:
-    """Keep continuations that are long enough (or ended) and, if asked, better than the data.
-
-    With a gate on support they must end (unless the task did) where values can be trusted.
-    """
+    """Keep continuations that are long enough (or ended) and, if asked, better than the data."""
     rows = torch.arange(len(continuations), device=continuations.start.device)
     final = (continuations.length - 1).clamp_min(0)
     ended = continuations.terminated[rows, final] & (continuations.length > 0)
-    long_enough = (continuations.length >= config.min_length) | ended
-    better = torch.ones_like(long_enough)
+    known = inside_threshold(continuations.uncertainty, threshold, config.cumulative).sum(1)
+    short = ~ended & (known < config.min_length)
+    unsupported = ~ended & ~short & (continuations.length < config.min_length)
+    better = torch.ones_like(ended)
     if config.require_improvement:
         better = continuations.gain > config.improvement
-    supported = torch.ones_like(long_enough)
-    if gate is not None:
-        supported = ended | passes(gate, continuations.observations[rows, continuations.length])
-    kept = continuations.select(long_enough & supported & better)
-    full = continuations.length == continuations.actions.shape[1]
+    kept = continuations.select(~short & ~unsupported & better)
     book = Bookkeeping(
         starts=len(continuations),
         accepted=len(kept),
-        rejected_short=int((~long_enough).sum()),
-        rejected_unsupported=int((long_enough & ~supported).sum()),
-        rejected_not_better=int((long_enough & supported & ~better).sum()),
-        stopped_by_gate=int((~ended & ~full).sum()),
+        rejected_short=int(short.sum()),
+        rejected_unsupported=int(unsupported.sum()),
+        rejected_not_better=int((~short & ~unsupported & ~better).sum()),
+        stopped_by_gate=int((~ended & (known < continuations.actions.shape[1])).sum()),
         reached_end=int(ended.sum()),
         imagined_steps=int(kept.length.sum()),
         threshold=float(threshold) if threshold < torch.inf else None,

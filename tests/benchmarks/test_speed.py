@@ -345,6 +345,7 @@ EVALUATION = "evaluation, 100 episodes, 25 side by side"
 ACTION_REPEAT = signature(make_point_maze).parameters["action_repeat"].default
 
 
+@pytest.mark.simulator
 def test_evaluation_usual(measure, repeat):
     """Three tokens a step and one environment, as long as the policy of the lesson sees."""
     env = tasks.get_task("pointmaze-medium").make()
@@ -365,6 +366,7 @@ def test_evaluation_usual(measure, repeat):
     )
 
 
+@pytest.mark.simulator
 def test_evaluation(measure, repeat):
     """An untrained transformer of the lesson's size in 100 episodes of the medium maze."""
     task = tasks.get_task("pointmaze-medium")
