@@ -1,7 +1,8 @@
 """One frozen dataclass per stage of the paper, four presets of all of them together, their rules.
 
 `smoke` runs every stage in seconds (tests), `lesson` in a few minutes on a laptop CPU (the course),
-`gpu` in a quarter of an hour on one card, `paper` has published sizes and wants hours of a card. Precedence: preset < task < method < user.
+`gpu` in a quarter of an hour on one card, `paper` has published sizes and wants hours of a card.
+Precedence: preset < task < method < user.
 """
 
 from __future__ import annotations

@@ -168,10 +168,13 @@ def test_without_q_the_policy_is_a_clone() -> None:
 def test_policy_and_targets_move_every_third_update() -> None:
     data = small_dataset()
     after = {
-        updates: td3bc(data, replace(SHORT, updates=updates, evaluations=1,
-                                     final_learning_rate=1.0), policy_delay=3)
+        updates: td3bc(
+            data,
+            replace(SHORT, updates=updates, evaluations=1, final_learning_rate=1.0),
+            policy_delay=3,
+        )
         for updates in (1, 3, 4)
-    }  # fmt: skip
+    }
     assert same_bits(after[1][0], after[3][0]) and not same_bits(after[3][0], after[4][0])
     assert same_bits(after[1][2].target, after[3][2].target)
     assert not same_bits(after[3][2].target, after[4][2].target)
@@ -193,9 +196,14 @@ def test_target_action_carries_clipped_noise_inside_the_bounds(noise: float, cli
     nn.init.constant_(policy.net.head.bias, float(np.arctanh(0.8)))
     config = TD3BCConfig(target_noise=noise, noise_clip=clip)
     td3bc_critic_loss(
-        Watched(TINY, 2, 1), policy, random_batch(2_000), TINY, config, WIDE,
+        Watched(TINY, 2, 1),
+        policy,
+        random_batch(2_000),
+        TINY,
+        config,
+        WIDE,
         torch.Generator().manual_seed(0),
-    )  # fmt: skip
+    )
     action = seen[0]
     assert action.max() <= 1.0 and action.min() >= 0.8 - clip - 1e-6
     if noise == 0.2:

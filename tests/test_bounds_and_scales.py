@@ -155,9 +155,13 @@ def test_features_are_normalized_in_any_unit_and_constants_are_only_centred(
 def test_values_that_do_not_follow_the_returns_are_said(unit: float, fits: bool) -> None:
     """A position that pays itself: learnable in a few hundred steps, but not in any unit."""
     data = linear_dataset(
-        30, 20, torch.zeros(1, 1), torch.eye(1) * 0.1, torch.zeros(1),
+        30,
+        20,
+        torch.zeros(1, 1),
+        torch.eye(1) * 0.1,
+        torch.zeros(1),
         reward=lambda state, action: unit * float(state[0]),
-    )  # fmt: skip
+    )
     config = ValueConfig(updates=400, width=32, fourier_features=0, discount=0.9)
     found = diagnose(train_values(data, config, seed=0), data, 0.9)
     with warnings.catch_warnings(record=True) as caught:
@@ -173,20 +177,29 @@ def observed(column: np.ndarray) -> Episode:
     return Episode(column[:, None], np.zeros((steps, 1)), np.zeros(steps), False)
 
 
-@pytest.mark.parametrize("column", [
-    1e7 + np.linspace(0, 1, 50),  # a position far from its origin
-    1.7e9 + np.arange(50),  # a clock
-    np.arange(50) * 1e-46,  # too small for float32
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "column",
+    [
+        1e7 + np.linspace(0, 1, 50),  # a position far from its origin
+        1.7e9 + np.arange(50),  # a clock
+        np.arange(50) * 1e-46,  # too small for float32
+    ],
+)
 def test_digits_lost_in_float32_are_said(column: np.ndarray) -> None:
     with pytest.warns(UserWarning, match=r"mine: observations: entry 0 .* subtract an offset"):
         from_episodes([observed(column)], "mine")
 
 
-@pytest.mark.parametrize("column", [
-    np.linspace(0, 1, 50), np.full(50, 1 / 3), 1e7 + 100.0 * np.arange(50), np.arange(50) * 1e-30,
-    1 / 3 + 1e-16 * np.arange(50),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "column",
+    [
+        np.linspace(0, 1, 50),
+        np.full(50, 1 / 3),
+        1e7 + 100.0 * np.arange(50),
+        np.arange(50) * 1e-30,
+        1 / 3 + 1e-16 * np.arange(50),
+    ],
+)
 def test_usual_columns_lose_nothing(column: np.ndarray) -> None:
     assert len(from_episodes([observed(column)], "mine")) == 49
 

@@ -46,9 +46,12 @@ def assert_same(mine: torch.nn.Module, theirs: torch.nn.Module) -> None:
 def test_values_with_the_reader_s_loss(pipeline: Pipeline) -> None:
     dimensions = pipeline.task.position_dimensions
     mine = train_values(
-        pipeline.dataset, pipeline.config.values, seed=0, position_dimensions=dimensions,
+        pipeline.dataset,
+        pipeline.config.values,
+        seed=0,
+        position_dimensions=dimensions,
         loss=solutions("02")["iql_loss"],
-    )  # fmt: skip
+    )
     assert_same(mine.v_net, pipeline.values.v_net)
     assert_same(mine.actor, pipeline.values.actor)
     found = build.score(pipeline, FunctionActor(mine.policy), episodes=2)
@@ -60,9 +63,13 @@ def test_policy_with_the_reader_s_block_and_loss(pipeline: Pipeline) -> None:
     with build.attending(scope["block_forward"]):
         assert Block.forward is scope["block_forward"]
         mine, _ = train_policy(
-            pipeline.examples, pipeline.values, pipeline.config.distillation, seed=0,
-            episode_steps=int(pipeline.dataset.lengths.max()), loss=scope["policy_loss"],
-        )  # fmt: skip
+            pipeline.examples,
+            pipeline.values,
+            pipeline.config.distillation,
+            seed=0,
+            episode_steps=int(pipeline.dataset.lengths.max()),
+            loss=scope["policy_loss"],
+        )
     assert Block.forward is before
     assert_same(mine, pipeline.policy[0])
 
@@ -141,22 +148,42 @@ MISTAKES = [  # notebook, exercise, what the solution says, what a reader wrote,
     ("03", "disagreement", ".mean(0)", ".mean()", "over the batch"),
     ("04", "imagine_paths", "kept[rows] += 1", "kept[active] += 1", "looked at"),
     ("04", "imagine_paths", "trusted & ~ended", "trusted", "after the task has terminated"),
-    ("04", "imagine_paths", "rows = active[trusted]", "trusted = trusted & ~ended\n"
-     "        rows = active[trusted]", "part of the path"),
-    ("04", "imagine_paths", "active = active[trusted & ~ended]", "active = active[~ended]",
-     "goes on later"),
+    (
+        "04",
+        "imagine_paths",
+        "rows = active[trusted]",
+        "trusted = trusted & ~ended\n        rows = active[trusted]",
+        "part of the path",
+    ),
+    (
+        "04",
+        "imagine_paths",
+        "active = active[trusted & ~ended]",
+        "active = active[~ended]",
+        "goes on later",
+    ),
     ("04", "imagine_paths", "doubt <= threshold", "~(doubt > threshold)", "NaN passes"),
     ("04", "imagine_paths", "doubt <= threshold", "doubt < threshold", "as large as"),
-    ("04", "imagine_paths", "trusted = doubt <= threshold", "trusted = (doubt <= threshold).all()"
-     ".expand(len(doubt))", "its own U"),
-    ("04", "imagine_paths", "trusted = doubt <= threshold", "total = total[moved] + doubt if t "
-     "else doubt\n        trusted = total <= threshold\n        moved = trusted & ~ended",
-     "the sum so far"),
+    (
+        "04",
+        "imagine_paths",
+        "trusted = doubt <= threshold",
+        "trusted = (doubt <= threshold).all().expand(len(doubt))",
+        "its own U",
+    ),
+    (
+        "04",
+        "imagine_paths",
+        "trusted = doubt <= threshold",
+        "total = total[moved] + doubt if t "
+        "else doubt\n        trusted = total <= threshold\n        moved = trusted & ~ended",
+        "the sum so far",
+    ),
     ("04", "imagine_paths", "plan(states)", "plan(start[active])", "plan again"),
     ("04", "imagine_paths", "[rows, t + 1] =", "[rows, t] =", "at time t + 1"),
     ("05", "policy_loss", "examples.weights[rows] * ", "", "weight 0"),
     ("05", "policy_loss", ".detach() / count", " / count", "detach the scale"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("name", "exercise", "right", "wrong", "hint"), MISTAKES)
@@ -176,9 +203,12 @@ def test_planted_mistakes_get_their_hint(
 def test_model_with_the_reader_s_loss_and_disagreement(pipeline: Pipeline) -> None:
     scope = solutions("03")
     mine = train_world_model(
-        pipeline.dataset, pipeline.config.world_model, seed=0, known=pipeline.known,
+        pipeline.dataset,
+        pipeline.config.world_model,
+        seed=0,
+        known=pipeline.known,
         loss=lambda *batch: scope["model_loss"](*batch)[0],
-    )  # fmt: skip
+    )
     assert_same(mine.net, pipeline.world_model.net)
     found = build.bounces(pipeline, mine, scope["disagreement"])
     package = build.bounces(pipeline, pipeline.world_model, ensemble_divergence)

@@ -31,9 +31,20 @@ def recorded() -> None:
 
 def run_arguments(out: Path, *more: str, method: str = "behaviour") -> list[str]:
     return [
-        "run", "--task", TASK, "--method", method, "--preset", "smoke", "--device", "cpu",
-        "--quiet", "--out", str(out), *more,
-    ]  # fmt: skip
+        "run",
+        "--task",
+        TASK,
+        "--method",
+        method,
+        "--preset",
+        "smoke",
+        "--device",
+        "cpu",
+        "--quiet",
+        "--out",
+        str(out),
+        *more,
+    ]
 
 
 def test_script_points_here() -> None:
@@ -263,12 +274,23 @@ def test_figures_draws_committed_results_again(
     data.mkdir()
     both = (TASK, "pointmaze-medium")
     rows = [
-        {"task": task, "method": method, "variant": "", "seed": seed,
-         "checkpoint": label, "episodes": 4,
-         "return_mean": -20.0, "score": 50.0 + seed, "success": 1.0, "wall_seconds": 1.0}
-        for task in both for method in ("iql", "ipd") for seed in (0, 1)
+        {
+            "task": task,
+            "method": method,
+            "variant": "",
+            "seed": seed,
+            "checkpoint": label,
+            "episodes": 4,
+            "return_mean": -20.0,
+            "score": 50.0 + seed,
+            "success": 1.0,
+            "wall_seconds": 1.0,
+        }
+        for task in both
+        for method in ("iql", "ipd")
+        for seed in (0, 1)
         for label in ("last", "best")
-    ]  # fmt: skip
+    ]
     pd.DataFrame(rows).to_csv(data / "scores-test.csv", index=False)
     assert main(["figures", "--data", str(data), "--out", str(out)]) == 0
     printed = [Path(line) for line in capsys.readouterr().out.splitlines()]

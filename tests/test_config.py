@@ -139,11 +139,18 @@ def test_preset_then_task_then_method_then_user(
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_refuses_what_it_is_not(method: str) -> None:
-    found, other = METHODS[method], {"distillation.alpha": 7.0, "planner.kind": "random",
-                                     "imagination.quantile": 0.5, "cloning.fraction": 0.5,
-                                     "distillation.imagined_share": 0.25,
-                                     "distillation.filter_suboptimal": True,
-                                     "distillation.condition": "maximum"}  # fmt: skip
+    found, other = (
+        METHODS[method],
+        {
+            "distillation.alpha": 7.0,
+            "planner.kind": "random",
+            "imagination.quantile": 0.5,
+            "cloning.fraction": 0.5,
+            "distillation.imagined_share": 0.25,
+            "distillation.filter_suboptimal": True,
+            "distillation.condition": "maximum",
+        },
+    )
     for name, value in other.items():
         if found.overrides.get(name) == value:
             continue  # ipd-random, for instance, is what it is

@@ -77,17 +77,32 @@ def test_symbol_shapes_are_true(pipeline: Pipeline) -> None:
     windows = torch.zeros(5, context), s[:5, None].expand(-1, context, -1)
     acted = policy(*windows, a[:5, None].expand(-1, context, -1), torch.zeros(5, context).long())
     found = {
-        "s": s, "a": a, "r": data.rewards, "s'": data.next_observations, "d": data.terminated,
-        "G": data.returns_to_go(), "V(s)": v, "Q(s, a)": values.q(s, a),
-        "behaviour policy": values.policy(s), "mu, sigma^2": model.predict(s, a)[1],
+        "s": s,
+        "a": a,
+        "r": data.rewards,
+        "s'": data.next_observations,
+        "d": data.terminated,
+        "G": data.returns_to_go(),
+        "V(s)": v,
+        "Q(s, a)": values.q(s, a),
+        "behaviour policy": values.policy(s),
+        "mu, sigma^2": model.predict(s, a)[1],
         "U(s, a)": model.uncertainty(s, a),
         "kappa": calibrate_threshold(model, pipeline.holdout, 0.5),
-        "G^(k)": steps, "Delta": shortfall(v, steps), "imagined states": imagined, "pi": acted,
-    }  # fmt: skip
+        "G^(k)": steps,
+        "Delta": shortfall(v, steps),
+        "imagined states": imagined,
+        "pi": acted,
+    }
     sizes = {
-        "N": len(data), "O": s.shape[1], "A": a.shape[1], "K": context,
-        "M": pipeline.config.world_model.members, "B": None, "T + 1": imagined.shape[1],
-    }  # fmt: skip
+        "N": len(data),
+        "O": s.shape[1],
+        "A": a.shape[1],
+        "K": context,
+        "M": pipeline.config.world_model.members,
+        "B": None,
+        "T + 1": imagined.shape[1],
+    }
     rows = {symbol: shape for symbol, _, _, shape in symbols()}
     for symbol, tensor in found.items():
         letters = [part.strip() for part in rows[symbol].strip("()").split(",") if part.strip()]

@@ -141,9 +141,13 @@ def test_value_training(fake: torch.device) -> None:
 )
 def test_actor_critic_training(fake: torch.device, train: Any, config: Any) -> None:
     policy, _, q = train(
-        fake_dataset(fake), VALUES, config, seed=0, position_dimensions=(0, 1),
+        fake_dataset(fake),
+        VALUES,
+        config,
+        seed=0,
+        position_dimensions=(0, 1),
         checkpoint=FewSteps(None),
-    )  # fmt: skip
+    )
     states, actions = on(fake, 5, STATE), on(fake, 5, ACTION)
     assert policy(states).device == q(states, actions).device == fake
 

@@ -201,9 +201,15 @@ def test_gradient_of_the_value_term_against_finite_differences(q_scale: str) -> 
 
     def loss_at(predicted: Tensor, scale: str) -> tuple[Tensor, dict[str, Tensor]]:
         return distillation_loss(
-            predicted, batch.actions, torch.zeros(4, 3), batch.valid,
-            values.q(observations, predicted), batch.baseline, 50.0, scale,
-        )  # fmt: skip
+            predicted,
+            batch.actions,
+            torch.zeros(4, 3),
+            batch.valid,
+            values.q(observations, predicted),
+            batch.baseline,
+            50.0,
+            scale,
+        )
 
     predicted = batch.predicted.clone().requires_grad_(True)
     loss, logs = loss_at(predicted, q_scale)
@@ -294,9 +300,12 @@ def test_value_term_pulls_actions_towards_higher_q() -> None:
         )
         rows, valid = dataset.windows(torch.arange(0, len(dataset), 10), 3)
         predicted = policy(
-            examples.conditions[rows], dataset.observations[rows], dataset.actions[rows],
-            timesteps(dataset, rows, config, 10), valid,
-        )  # fmt: skip
+            examples.conditions[rows],
+            dataset.observations[rows],
+            dataset.actions[rows],
+            timesteps(dataset, rows, config, 10),
+            valid,
+        )
         reached.append(float((predicted - 0.5).abs().mean()))
     # Recorded actions are uniform around 0; Q peaks at 0.5.
     assert reached[1] < 0.5 * reached[0]
@@ -326,14 +335,22 @@ def test_killed_training_ends_in_the_same_bits(tmp_path: Path, kill_at: int) -> 
     path = tmp_path / "partial.safetensors"
     with pytest.raises(Killed):
         train_policy(
-            examples, None, config, seed=1, episode_steps=10,
+            examples,
+            None,
+            config,
+            seed=1,
+            episode_steps=10,
             checkpoint=KilledCheckpoint(path, every=4, kill_at=kill_at),
-        )  # fmt: skip
+        )
     assert path.exists()
     found, snapshots = train_policy(
-        examples, None, config, seed=1, episode_steps=10,
+        examples,
+        None,
+        config,
+        seed=1,
+        episode_steps=10,
         checkpoint=KilledCheckpoint(path, every=4, kill_at=-1),
-    )  # fmt: skip
+    )
     assert same_bits(found, expected) and same_bits(snapshots, expected_snapshots)
 
 
@@ -439,14 +456,22 @@ def test_no_tensor_forgets_the_device_of_its_data() -> None:
         examples = prepare_examples(dataset, values, config, GAMMA, bootstrap_steps=2)  # type: ignore[arg-type]
         rows, valid = sample_windows(dataset, window_pools(examples, config), config, generator)
         predicted = policy(
-            examples.conditions[rows], dataset.observations[rows],
-            dataset.actions[rows].expand(-1, -1, 2), timesteps(dataset, rows, config, 10), valid,
-        )  # fmt: skip
+            examples.conditions[rows],
+            dataset.observations[rows],
+            dataset.actions[rows].expand(-1, -1, 2),
+            timesteps(dataset, rows, config, 10),
+            valid,
+        )
         loss, _ = distillation_loss(
-            predicted, dataset.actions[rows], examples.weights[rows], valid,
-            values.q(dataset.observations[rows], predicted), examples.baseline[rows], 0.3,
+            predicted,
+            dataset.actions[rows],
+            examples.weights[rows],
+            valid,
+            values.q(dataset.observations[rows], predicted),
+            examples.baseline[rows],
+            0.3,
             "advantage",
-        )  # fmt: skip
+        )
         loss.backward()
         actor.begin(2)
         every = dataset.episode[:1].new_tensor([0, 1], device="cpu")

@@ -105,9 +105,13 @@ def test_ablation_shows_every_seed_and_every_plan_twice() -> None:
     many = dict.fromkeys([*MAZES, *(f"task-{i}" for i in range(9))], 0.0)
     table = last_of(scores(many, dict.fromkeys(AUGMENTATIONS, 0.0), seeds=2))
     plans = pd.DataFrame(
-        [{"task": t, "method": m, "seed": s, "imagined_gain": s, "replayed_gain": -s}
-         for t in MAZES for m in ("ipd", "ipd-greedy") for s in range(4)]
-    )  # fmt: skip
+        [
+            {"task": t, "method": m, "seed": s, "imagined_gain": s, "replayed_gain": -s}
+            for t in MAZES
+            for m in ("ipd", "ipd-greedy")
+            for s in range(4)
+        ]
+    )
     figure = plots.ablation(table, plans, AUGMENTATIONS)
     top, bottom = figure.axes[: len(many)], figure.axes[len(many) :]
     assert [marks(ax) for ax in top] == [2 * len(AUGMENTATIONS)] * len(many)
@@ -123,12 +127,17 @@ def test_ablation_shows_every_seed_and_every_plan_twice() -> None:
 
 def test_targets_show_every_seed_and_name_what_is_far_away() -> None:
     found = pd.DataFrame(
-        [{"task": t, "method": m, "seed": s, "level": v, "score": base + 10 * s + v}
-         for t in MAZES for m, base in (("ipd-rtg", 80.0), ("qt", 80.0), ("dt", 0.0))
-         for s in range(3) for v in (0.0, 0.5, 1.0)]
-    )  # fmt: skip
-    reference = pd.DataFrame([{"task": t, "seed": s, "score": 90.0 + s} for t in MAZES
-                              for s in range(3)])  # fmt: skip
+        [
+            {"task": t, "method": m, "seed": s, "level": v, "score": base + 10 * s + v}
+            for t in MAZES
+            for m, base in (("ipd-rtg", 80.0), ("qt", 80.0), ("dt", 0.0))
+            for s in range(3)
+            for v in (0.0, 0.5, 1.0)
+        ]
+    )
+    reference = pd.DataFrame(
+        [{"task": t, "seed": s, "score": 90.0 + s} for t in MAZES for s in range(3)]
+    )
     found = found[(found["task"] != next(iter(MAZES))) | (found["method"] != "qt")]
     figure = plots.target_sweep(found, reference)
     assert [marks(ax) for ax in figure.axes] == [3 * 3, 2 * 3 * 3]
@@ -143,9 +152,13 @@ def test_targets_show_every_seed_and_name_what_is_far_away() -> None:
 
 def test_amounts_are_in_order_and_every_seed_is_there() -> None:
     found = pd.DataFrame(
-        [{"task": t, "seed": s, "amount": a, "score": 10 * a + s}
-         for t in MAZES for s in range(3) for a in (4.0, 0.0, 0.125, 1.0)]
-    )  # fmt: skip
+        [
+            {"task": t, "seed": s, "amount": a, "score": 10 * a + s}
+            for t in MAZES
+            for s in range(3)
+            for a in (4.0, 0.0, 0.125, 1.0)
+        ]
+    )
     figure = plots.amount_curve(found)
     assert [marks(ax) for ax in figure.axes] == [12, 12]
     for ax in figure.axes:
@@ -155,9 +168,14 @@ def test_amounts_are_in_order_and_every_seed_is_there() -> None:
 
 def test_alphas_show_every_seed_with_and_without_imagined_data() -> None:
     found = pd.DataFrame(
-        [{"task": t, "method": m, "seed": s, "alpha": a, "score": 10 * a + s}
-         for t in MAZES for m in ("ipd", "ipd-noaug") for s in range(3) for a in (3.0, 0.0, 0.3)]
-    )  # fmt: skip
+        [
+            {"task": t, "method": m, "seed": s, "alpha": a, "score": 10 * a + s}
+            for t in MAZES
+            for m in ("ipd", "ipd-noaug")
+            for s in range(3)
+            for a in (3.0, 0.0, 0.3)
+        ]
+    )
     figure = plots.alpha_curve(found)
     for ax in figure.axes:
         assert marks(ax) == 2 * 3 * 3
@@ -192,10 +210,17 @@ def test_uncertainty_panels_count_what_the_gate_rejects() -> None:
 def test_method_diagram_draws_real_arrays_and_a_transformer() -> None:
     maze, paths = geometry("umaze"), [RANDOM.normal(size=(n, 2)) for n in (3, 4, 5)]
     figure = plots.method_diagram(
-        maze.walls, maze.goal, paths, np.array([1.0, 2.0, 3.0]), maze.centres,
-        np.arange(len(maze.centres)), RANDOM.normal(size=(30, 4)), np.linspace(0, 1, 30),
-        paths[:2], paths[:1],
-    )  # fmt: skip
+        maze.walls,
+        maze.goal,
+        paths,
+        np.array([1.0, 2.0, 3.0]),
+        maze.centres,
+        np.arange(len(maze.centres)),
+        RANDOM.normal(size=(30, 4)),
+        np.linspace(0, 1, 30),
+        paths[:2],
+        paths[:1],
+    )
     figure.canvas.draw()
     assert len(figure.axes) == 6 + 3 and len(figure.patches + figure.artists) == 4
     words = {text.get_text().strip() for text in figure.axes[5].texts}
@@ -212,14 +237,19 @@ def test_profiles_and_costs() -> None:
     np.testing.assert_array_equal(lines(figure.axes[0])["IPD"], share / 2)
     more = {"dt": (share, share, share), **curves}
     first, second = plots.profiles({"a": (thresholds, more), "b": (thresholds, curves)}).axes
-    looks = [{one.get_label(): (one.get_color(), one.get_linestyle()) for one in ax.get_lines()}
-             for ax in (first, second)]  # fmt: skip
+    looks = [
+        {one.get_label(): (one.get_color(), one.get_linestyle()) for one in ax.get_lines()}
+        for ax in (first, second)
+    ]
     assert looks[0]["IQL"] == looks[1]["IQL"] != looks[0]["Decision Transformer"]
     table = pd.DataFrame(
-        [{"family": t, "stage": stage, "seconds": seconds, "process_mb": memory}
-         for t in MAZES for stage, memory in (("policy", np.nan), ("values", 400.0))
-         for seconds in (1.0, 3.0, 100.0)]
-    )  # fmt: skip
+        [
+            {"family": t, "stage": stage, "seconds": seconds, "process_mb": memory}
+            for t in MAZES
+            for stage, memory in (("policy", np.nan), ("values", 400.0))
+            for seconds in (1.0, 3.0, 100.0)
+        ]
+    )
     figure = plots.costs(table)
     assert len(figure.axes) == 2
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
@@ -255,9 +285,13 @@ def test_figures_appear_with_their_data(tmp_path: Path) -> None:
     costs.to_csv(tmp_path / "costs-pointmaze-umaze.csv", index=False)
     names = [name for name, _ in paper_figures(table, tmp_path)]
     assert names == [
-        "figure3-ablation", "figure4-targets", "figure5-amount", "figure7-profile", "figure8-cost",
+        "figure3-ablation",
+        "figure4-targets",
+        "figure5-amount",
+        "figure7-profile",
+        "figure8-cost",
         "figure9-alpha",
-    ]  # fmt: skip
+    ]
 
 
 def test_tasks_come_in_the_order_of_the_catalogue(tmp_path: Path) -> None:

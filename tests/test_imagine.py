@@ -427,13 +427,25 @@ def test_no_tensor_forgets_the_device_of_its_data() -> None:
             _ = dataset.rewards + torch.zeros(3)
         start = choose_starts(dataset, assessment, ImaginationConfig(starts=5), generator)
         found = imagine(
-            dataset, start, *arguments, threshold=threshold,  # type: ignore[arg-type]
-            assessment=assessment, discount=GAMMA, seed=0,
-        )  # fmt: skip
+            dataset,
+            start,
+            *arguments,
+            threshold=threshold,  # type: ignore[arg-type]
+            assessment=assessment,
+            discount=GAMMA,
+            seed=0,
+        )
         noise = imagine(
-            dataset, start, *arguments[:2], replace(planner, kind="random"), arguments[3],  # type: ignore[arg-type]
-            threshold=threshold, assessment=assessment, discount=GAMMA, seed=0,
-        )  # fmt: skip
+            dataset,
+            start,
+            *arguments[:2],
+            replace(planner, kind="random"),
+            arguments[3],  # type: ignore[arg-type]
+            threshold=threshold,
+            assessment=assessment,
+            discount=GAMMA,
+            seed=0,
+        )
         kept, _ = accept(found, ImaginationConfig(min_length=1), threshold)
         both = augment(dataset, splice(dataset, kept, 2))
     for tensors in (found, noise, both):

@@ -36,9 +36,11 @@ Trouble = Callable[[], Any]
 
 def episode(steps: int = 3, **changes: Any) -> Episode:
     usual = {
-        "observations": np.zeros((steps + 1, 2)), "actions": np.zeros((steps, 1)),
-        "rewards": np.zeros(steps), "terminated": True,
-    }  # fmt: skip
+        "observations": np.zeros((steps + 1, 2)),
+        "actions": np.zeros((steps, 1)),
+        "rewards": np.zeros(steps),
+        "terminated": True,
+    }
     return Episode(**{**usual, **changes})
 
 
@@ -51,9 +53,12 @@ def stored(space: Any = None, action: Any = None, **changes: Any) -> Trouble:
 
     def read() -> None:
         usual: dict[str, Any] = {
-            "observations": np.zeros((3, 2), np.float32), "actions": np.zeros((2, 1), np.float32),
-            "rewards": [0.0, 1.0], "terminations": [False, True], "truncations": [False, False],
-        }  # fmt: skip
+            "observations": np.zeros((3, 2), np.float32),
+            "actions": np.zeros((2, 1), np.float32),
+            "rewards": [0.0, 1.0],
+            "terminations": [False, True],
+            "truncations": [False, False],
+        }
         box = Box(-1, 1, (2,)) if space is None else space
         actions = Box(-1, 1, (1,)) if action is None else action
         store_buffers([EpisodeBuffer(**{**usual, **changes})], box, actions, "own/other-v0")
@@ -201,9 +206,27 @@ def test_message_is_one_short_line(name: str, told: Callable[[Trouble], str]) ->
     assert 20 < len(text) <= LONGEST, len(text)
     assert "Error" not in text and "Traceback" not in text
     # Expectation or remedy: a verb that tells what to do, or what would have been right.
-    wanted = ("expected", "use", "check", "`", "choose", "record", "collect", "write", "repair",
-              "remove", "split", "install", "mean", "subtract", "name", "range", "clipped",
-              "belong", "it is as before")  # fmt: skip
+    wanted = (
+        "expected",
+        "use",
+        "check",
+        "`",
+        "choose",
+        "record",
+        "collect",
+        "write",
+        "repair",
+        "remove",
+        "split",
+        "install",
+        "mean",
+        "subtract",
+        "name",
+        "range",
+        "clipped",
+        "belong",
+        "it is as before",
+    )
     assert any(word in text for word in wanted)
 
 

@@ -485,8 +485,9 @@ def test_discrete_actions_are_refused(datasets: Path) -> None:
 
 def test_whole_numbered_action_space_is_refused(datasets: Path) -> None:
     levels = Box(0, 9, (1,), np.int64)
-    store_buffers(two_steps(np.zeros((3, 2), np.float32), np.array([[3], [4]])), Box(-1, 1, (2,)),
-                  levels)  # fmt: skip
+    store_buffers(
+        two_steps(np.zeros((3, 2), np.float32), np.array([[3], [4]])), Box(-1, 1, (2,)), levels
+    )
     with pytest.raises(DataError, match="expected real numbers; discrete actions"):
         load_minari("test/other-v0")
 

@@ -44,8 +44,11 @@ FEW = {
 TOYS = {"UPDATES": 3}
 """What notebooks set for their own toys."""
 
-ON_A_CARD = [path for path in NOTEBOOKS if "Pipeline(" in path.read_text() or "running_example(" in
-             path.read_text()]  # fmt: skip
+ON_A_CARD = [
+    path
+    for path in NOTEBOOKS
+    if "Pipeline(" in path.read_text() or "running_example(" in path.read_text()
+]
 
 
 @pytest.fixture(scope="module")

@@ -232,16 +232,19 @@ def odd_dataset(**spec: Any) -> str:
     return name
 
 
-@pytest.mark.parametrize(("fault", "message"), [
-    ("reset", "Odd-v0: reset.seed=0. fails: no licence"),
-    ("old reset", "Odd-v0: reset.seed=0. fails: "),
-    ("old step", "Odd-v0: step fails: not enough values to unpack"),
-    ("vector", r"Odd-v0: step fails: the reward has shape \(2,\), expected \(1,\)"),
-    ("late", "Odd-v0: step fails: contact solver"),
-    ("exit", "Odd-v0: step fails: no display"),
-    ("nan", "Odd-v0: step fails: the observation is not finite"),
-    ("reward", "Odd-v0: step fails: the reward is not finite"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("reset", "Odd-v0: reset.seed=0. fails: no licence"),
+        ("old reset", "Odd-v0: reset.seed=0. fails: "),
+        ("old step", "Odd-v0: step fails: not enough values to unpack"),
+        ("vector", r"Odd-v0: step fails: the reward has shape \(2,\), expected \(1,\)"),
+        ("late", "Odd-v0: step fails: contact solver"),
+        ("exit", "Odd-v0: step fails: no display"),
+        ("nan", "Odd-v0: step fails: the observation is not finite"),
+        ("reward", "Odd-v0: step fails: the reward is not finite"),
+    ],
+)
 def test_faults_of_the_environment_leave_a_trained_policy(
     fault: str, message: str, datasets: Path, tmp_path: Path
 ) -> None:
@@ -265,12 +268,17 @@ def test_success_by_its_other_name_or_unknown(
 def test_specifications_of_older_versions_and_windows(datasets: Path) -> None:
     """As Gymnasium 0.29 wrote them, recorded with a window and with films."""
     name = odd_dataset(
-        autoreset=True, apply_api_compatibility=None, kwargs={"render_mode": "human"},
+        autoreset=True,
+        apply_api_compatibility=None,
+        kwargs={"render_mode": "human"},
         additional_wrappers=[
-            {"name": "HumanRendering", "entry_point": "gymnasium.wrappers:HumanRendering",
-             "kwargs": {}},
+            {
+                "name": "HumanRendering",
+                "entry_point": "gymnasium.wrappers:HumanRendering",
+                "kwargs": {},
+            },
         ],
-    )  # fmt: skip
+    )
     task = open_task(dataset=name)
     assert (task.environment, task.horizon, task.no_environment) == ("Odd-v0", 9, "")
     assert load_minari(name).episodes == 4
@@ -317,14 +325,18 @@ def test_every_spelling_is_the_same_data(
         assert load_task(task).fingerprint() == load_minari(swings).fingerprint()
 
 
-@pytest.mark.parametrize(("dataset", "message"), [
-    ("", "dataset = '': expected an id or a path"),
-    ("own", "no metadata.json in it; did you mean own/swings-v0"),
-    ("own/swings", "did you mean own/swings-v0"),
-    ("own/swings-v1", "did you mean own/swings-v0"),
-])  # fmt: skip
-def test_near_misses_are_answered(dataset: str, message: str, swings: str, datasets: Path,
-                                  monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+@pytest.mark.parametrize(
+    ("dataset", "message"),
+    [
+        ("", "dataset = '': expected an id or a path"),
+        ("own", "no metadata.json in it; did you mean own/swings-v0"),
+        ("own/swings", "did you mean own/swings-v0"),
+        ("own/swings-v1", "did you mean own/swings-v0"),
+    ],
+)
+def test_near_misses_are_answered(
+    dataset: str, message: str, swings: str, datasets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(datasets)
     for task in (None, "hopper-medium"):
         with pytest.raises(DataError, match=message):
@@ -358,9 +370,12 @@ def test_bounds_of_the_environment_rule(datasets: Path, tmp_path: Path) -> None:
     torques = np.linspace(-2, 2, 12, dtype=np.float32)[:, None]
     for bound in (8.0, np.inf):
         buffer = EpisodeBuffer(
-            observations=np.zeros((13, 3), np.float32), actions=torques, rewards=[0.0] * 12,
-            terminations=[False] * 12, truncations=[False] * 11 + [True],
-        )  # fmt: skip
+            observations=np.zeros((13, 3), np.float32),
+            actions=torques,
+            rewards=[0.0] * 12,
+            terminations=[False] * 12,
+            truncations=[False] * 11 + [True],
+        )
         name = f"test/torque-v{1 if bound == 8 else 2}"
         store_buffers([buffer], space, Box(-bound, bound, (1,)), name)
         forget_environment(name, env_spec=gym.spec("Pendulum-v1").to_json())
@@ -460,11 +475,14 @@ def test_type_that_changes_between_episodes_is_located(
     assert load_minari(swings).episodes == 4
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda o: {**o, "b": o["b"].astype(np.float64)}, r"\['b'\] has type float64, earlier"),
-    (lambda o: {**o, "b": o["b"][:, :1]}, r"\['b'\] has shape \(3, 1\), expected \(3, 2\)"),
-    (lambda o: {"a": o["a"]}, r"\['b'\] is missing"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda o: {**o, "b": o["b"].astype(np.float64)}, r"\['b'\] has type float64, earlier"),
+        (lambda o: {**o, "b": o["b"][:, :1]}, r"\['b'\] has shape \(3, 1\), expected \(3, 2\)"),
+        (lambda o: {"a": o["a"]}, r"\['b'\] is missing"),
+    ],
+)
 def test_part_of_a_dict_that_changes_is_named(
     change: Callable[[Any], Any], message: str, datasets: Path
 ) -> None:

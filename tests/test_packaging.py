@@ -76,9 +76,21 @@ def test_environment_yml_asks_for_what_pyproject_asks_for():
 
 
 PRELOADED = {
-    "torch", "numpy", "scipy", "pandas", "matplotlib", "seaborn", "ipywidgets", "ipython",
-    "pillow", "h5py", "tqdm", "rich", "joblib", "filelock",
-}  # fmt: skip
+    "torch",
+    "numpy",
+    "scipy",
+    "pandas",
+    "matplotlib",
+    "seaborn",
+    "ipywidgets",
+    "ipython",
+    "pillow",
+    "h5py",
+    "tqdm",
+    "rich",
+    "joblib",
+    "filelock",
+}
 """What Colab brings. Another version of what its kernel has imported would want a restart."""
 
 
@@ -168,8 +180,13 @@ def test_versions_agree():
     assert paper["identifiers"][0]["value"] == "arXiv:2603.04289"
     assert paper["doi"] == "10.65109/BELB5985"
     assert [author["family-names"] for author in paper["authors"]] == [
-        "Qin", "Wang", "Zhou", "Liu", "Dong", "Ji",
-    ]  # fmt: skip
+        "Qin",
+        "Wang",
+        "Zhou",
+        "Liu",
+        "Dong",
+        "Ji",
+    ]
     assert paper["title"].startswith("IPD: Boosting Sequential Policy")
     assert "Copyright (c) 2026 ipd-lite authors" in (ROOT / "LICENSE").read_text()
     assert citation["license"] == PROJECT["license"] == "MIT"

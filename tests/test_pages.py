@@ -189,11 +189,15 @@ def test_datasets_stand_on_their_page_as_committed() -> None:
     (rows,) = [rows for header, rows in tables(page) if header[-1] == "terminated"]
     found = pd.read_csv(FIGURES / "data" / "datasets.csv", dtype=str).fillna("-")
     expected = [
-        [f"`{row.task}`", f"{row.mean_ours} ({row.mean_d4rl})",
-         f"{row.best_ours} ({row.best_d4rl})",
-         f"{row.episodes_ours} ({row.episodes_d4rl})", row.terminated_ours]
+        [
+            f"`{row.task}`",
+            f"{row.mean_ours} ({row.mean_d4rl})",
+            f"{row.best_ours} ({row.best_d4rl})",
+            f"{row.episodes_ours} ({row.episodes_d4rl})",
+            row.terminated_ours,
+        ]
         for row in found.itertuples()
-    ]  # fmt: skip
+    ]
     assert rows == expected
 
 
@@ -202,6 +206,9 @@ def test_minutes_are_those_that_the_notebooks_name() -> None:
         for notebook in (ROOT / "notebooks").glob("[0-9]*.ipynb"):
             first = "".join(json.loads(notebook.read_text())["cells"][0]["source"])
             (minutes,) = re.findall(r"\*\*Time\*\* (\d+) minutes", first)
-            (row,) = [line for line in page.read_text().splitlines()
-                      if line.startswith("|") and notebook.name in line]  # fmt: skip
+            (row,) = [
+                line
+                for line in page.read_text().splitlines()
+                if line.startswith("|") and notebook.name in line
+            ]
             assert f"| {minutes} |" in row, (page.name, notebook.name)

@@ -39,9 +39,17 @@ from tests.helpers import Killed
 from tests.recorded import TASK, smoke, umaze_data
 
 COLUMNS = [
-    "task", "method", "variant", "seed", "checkpoint", "episodes", "return_mean", "score",
-    "success", "wall_seconds",
-]  # fmt: skip
+    "task",
+    "method",
+    "variant",
+    "seed",
+    "checkpoint",
+    "episodes",
+    "return_mean",
+    "score",
+    "success",
+    "wall_seconds",
+]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -182,11 +190,22 @@ def test_process_killed_in_training_continues(tmp_path: Path) -> None:
         "storage.Checkpoint.__init__.__defaults__ = (100, 100, False); sys.exit(cli.main())"
     )
     arguments = [
-        "run", "--task", TASK, "--method", "bc",
-        "--preset", "smoke", "--device", "cpu", "--threads", "1", "--quiet",
-        "--out", str(tmp_path / "killed"),
+        "run",
+        "--task",
+        TASK,
+        "--method",
+        "bc",
+        "--preset",
+        "smoke",
+        "--device",
+        "cpu",
+        "--threads",
+        "1",
+        "--quiet",
+        "--out",
+        str(tmp_path / "killed"),
         *(text for name, value in changes.items() for text in (f"--{name}", str(value))),
-    ]  # fmt: skip
+    ]
     root = Path(__file__).resolve().parents[1]
     environment = {**os.environ, "PYTHONPATH": str(root)}
     quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment}
@@ -245,9 +264,15 @@ def test_methods_share_their_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     transformers = [m for m in METHODS.values() if m.acts == "transformer"]
     amounts = {m.amount for m in transformers}
     expected = {
-        "values": 1, "world-model": 1, "imagination": 3 + len(amounts), "td3bc": 1, "cql": 1,
-        "rebrac": 1, "policy": len(transformers) - 2, "cloning": 2,
-    }  # fmt: skip
+        "values": 1,
+        "world-model": 1,
+        "imagination": 3 + len(amounts),
+        "td3bc": 1,
+        "cql": 1,
+        "rebrac": 1,
+        "policy": len(transformers) - 2,
+        "cloning": 2,
+    }
     assert times == expected
     run_method(tmp_path, seed=1, config=quick)
     assert len(stored) == sum(expected.values()) + 4
@@ -281,10 +306,14 @@ def test_policy_is_trained_anew_when_what_it_rests_on_changes(
     base = override(
         smoke(),
         {
-            "distillation.condition": condition, "distillation.alpha": 0.0, "values.updates": 2,
-            "world_model.updates": 2, "imagination.starts": 5, "distillation.updates": 2,
+            "distillation.condition": condition,
+            "distillation.alpha": 0.0,
+            "values.updates": 2,
+            "world_model.updates": 2,
+            "imagination.starts": 5,
+            "distillation.updates": 2,
         },
-    )  # fmt: skip
+    )
     folders = []
     for config in (base, override(base, change)):
         pipeline = make_pipeline(tmp_path, config)
@@ -335,8 +364,12 @@ def test_record_and_log_cover_every_stage(finished: Finished) -> None:
     folder = finished.root / TASK / "ipd" / "seed-0"
     record = json.loads((folder / "record.json").read_text())
     assert set(record["seconds"]) == {
-        "values", "world-model", "imagination", "policy", "evaluation"
-    }  # fmt: skip
+        "values",
+        "world-model",
+        "imagination",
+        "policy",
+        "evaluation",
+    }
     assert all(seconds > 0 for seconds in record["seconds"].values())
     wall = finished.scores["wall_seconds"].iloc[0]
     assert wall == pytest.approx(sum(record["seconds"].values()), abs=0.051)

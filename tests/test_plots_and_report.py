@@ -156,10 +156,18 @@ def test_overview_shows_every_path_place_and_state() -> None:
     observations, doubt = RANDOM.normal(size=(20, 4)), RANDOM.random(20)
     figure = drawn(
         plots.overview(
-            MAZE.walls, MAZE.goal, PATHS, np.array([-2.0, -5.0, -3.0]), MAZE.centres[:3],
-            np.arange(3.0), observations, doubt, PATHS[:2], PATHS[:1],
+            MAZE.walls,
+            MAZE.goal,
+            PATHS,
+            np.array([-2.0, -5.0, -3.0]),
+            MAZE.centres[:3],
+            np.arange(3.0),
+            observations,
+            doubt,
+            PATHS[:2],
+            PATHS[:1],
         )
-    )  # fmt: skip
+    )
     lines = figure.axes[0].collections[0]
     assert isinstance(lines, LineCollection) and len(lines.get_segments()) == 3
     places, squares = (
@@ -175,13 +183,23 @@ def score_table(seeds: int = 3, task: str = "task") -> pd.DataFrame:
     generator = np.random.default_rng(1)
     return pd.DataFrame(
         [
-            {"task": task, "method": method, "variant": "", "seed": seed, "checkpoint": label,
-             "episodes": 4, "return_mean": -1.0, "score": base + 10 * generator.random(),
-             "success": 0.5, "wall_seconds": 1.0}
-            for method, base in (("iql", 40.0), ("ipd", 70.0)) for seed in range(seeds)
+            {
+                "task": task,
+                "method": method,
+                "variant": "",
+                "seed": seed,
+                "checkpoint": label,
+                "episodes": 4,
+                "return_mean": -1.0,
+                "score": base + 10 * generator.random(),
+                "success": 0.5,
+                "wall_seconds": 1.0,
+            }
+            for method, base in (("iql", 40.0), ("ipd", 70.0))
+            for seed in range(seeds)
             for label in ("last", "best")
         ]
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
@@ -203,9 +221,12 @@ def test_score_chart_shows_every_seed(seeds: int) -> None:
 
 def test_score_chart_enlarges_what_lies_near_the_best() -> None:
     rows = pd.DataFrame(
-        [{"method": m, "seed": s, "score": base + s}
-         for m, base in (("bc", 10), ("iql", 100), ("qt", 101), ("ipd", 103)) for s in range(3)]
-    )  # fmt: skip
+        [
+            {"method": m, "seed": s, "score": base + s}
+            for m, base in (("bc", 10), ("iql", 100), ("qt", 101), ("ipd", 103))
+            for s in range(3)
+        ]
+    )
     whole, near = drawn(plots.score_chart(rows, ["bc", "iql", "qt", "ipd"], "title")).axes
     assert whole.get_xlim()[0] < 10 and whole.get_xlim()[1] > 105
     assert 99 < near.get_xlim()[0] < 100 and 105 < near.get_xlim()[1] < 106
@@ -232,8 +253,9 @@ def test_summary_against_pandas() -> None:
     table = table[~((table["method"] == "ipd") & (table["seed"] == 2))]
     summary = summarize(table).set_index(["task", "method"])
     assert list(summary.index) == [(t, m) for t in ("task", "other") for m in ("iql", "ipd")]
-    pivot = table.pivot_table(index=["task", "seed"], columns=["checkpoint", "method"],
-                              values="score")  # fmt: skip
+    pivot = table.pivot_table(
+        index=["task", "seed"], columns=["checkpoint", "method"], values="score"
+    )
     for (task, method), row in summary.iterrows():  # type: ignore[misc]
         last, best = pivot.loc[task]["last"][method], pivot.loc[task]["best"][method]
         assert row["seeds"] == last.notna().sum()
@@ -325,9 +347,15 @@ def test_demo_runs_every_method_and_called_again_only_draws(
     files = [Path(line) for line in printed.out.splitlines() if line.startswith(str(tmp_path))]
     assert all(path.stat().st_size > 0 for path in files)
     assert {path.stem for path in files} >= {
-        "scores", "data", "values", "uncertainty", "calibration", "continuations", "gain",
+        "scores",
+        "data",
+        "values",
+        "uncertainty",
+        "calibration",
+        "continuations",
+        "gain",
         f"scores-{TASK}",
-    }  # fmt: skip
+    }
     # Whatever figure exists is announced, too.
     assert {path for path in files if path.suffix == ".png"} == set(tmp_path.rglob("*.png"))
     before = (tmp_path / "scores.csv").read_bytes()

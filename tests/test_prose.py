@@ -39,8 +39,16 @@ PRINTED = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?:e[+-]?\d+)?%?")
 
 def prose(cell: dict[str, Any]) -> str:
     """A text without code, mathematics, folded parts and addresses."""
-    free = (r"<details>.*?</details>", r"```.*?```", r"\$\$.*?\$\$", r"\$[^$]+\$", r"`[^`]*`",
-            r"\]\([^)]*\)", r"\(\d\.\d\)|Sections? \d\.\d", r"\w+ = -?[\d.]+")  # fmt: skip
+    free = (
+        r"<details>.*?</details>",
+        r"```.*?```",
+        r"\$\$.*?\$\$",
+        r"\$[^$]+\$",
+        r"`[^`]*`",
+        r"\]\([^)]*\)",
+        r"\(\d\.\d\)|Sections? \d\.\d",
+        r"\w+ = -?[\d.]+",
+    )
     return re.sub("|".join(free), " ", text(cell), flags=re.DOTALL)
 
 
@@ -117,9 +125,18 @@ def section_about(reading: str, output: str = "score 103.62, share 0.374, 14% mo
 
 @pytest.mark.parametrize(
     "reading",
-    ["103.6 of 110", "37 % and 37.4%", "14 %", "0.37", "tau = 0.123", "`0.77`", "$0.77$",
-     "Section 3.2", "a version 1.2.3"],
-)  # fmt: skip
+    [
+        "103.6 of 110",
+        "37 % and 37.4%",
+        "14 %",
+        "0.37",
+        "tau = 0.123",
+        "`0.77`",
+        "$0.77$",
+        "Section 3.2",
+        "a version 1.2.3",
+    ],
+)
 def test_a_number_that_was_printed_is_accepted(reading: str) -> None:
     assert unsupported(section_about(reading)) == []
 

@@ -38,10 +38,16 @@ def critic(weight: float, recorded: float = 1.0) -> torch.Tensor:
     following = torch.full((20, 2), 0.3)
     bounds = (torch.tensor(-1e9), torch.tensor(1e9))
     return rebrac_critic_loss(
-        q, policy, batch, following, torch.full((20,), recorded), CONFIG,
-        ReBRACConfig(critic_weight=weight, target_noise=0.0), bounds,
+        q,
+        policy,
+        batch,
+        following,
+        torch.full((20,), recorded),
+        CONFIG,
+        ReBRACConfig(critic_weight=weight, target_noise=0.0),
+        bounds,
         torch.Generator().manual_seed(0),
-    )[0]  # fmt: skip
+    )[0]
 
 
 def test_the_target_pays_for_actions_away_from_the_data() -> None:
@@ -61,9 +67,14 @@ def test_without_a_penalty_the_critic_is_that_of_td3bc() -> None:
     batch = small_dataset().batch(torch.arange(20))
     bounds = (torch.tensor(-1e9), torch.tensor(1e9))
     plain, _ = td3bc_critic_loss(
-        q, policy, batch, CONFIG, TD3BCConfig(target_noise=0.0), bounds,
+        q,
+        policy,
+        batch,
+        CONFIG,
+        TD3BCConfig(target_noise=0.0),
+        bounds,
         torch.Generator().manual_seed(0),
-    )  # fmt: skip
+    )
     torch.testing.assert_close(critic(0.0), plain)
     # Where no next action was recorded there is nothing to stay near to.
     torch.testing.assert_close(critic(2.0, recorded=0.0), plain)

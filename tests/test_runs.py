@@ -218,9 +218,17 @@ def test_damaged_checkpoint_is_named(tmp_path: Path) -> None:
 
 VALUES = ValueConfig(updates=40, batch_size=8, width=8, fourier_features=4, actor_dropout=0.2)
 MODEL = WorldModelConfig(
-    members=3, elites=2, width=8, depth=1, updates=40, batch_size=8, evaluate_every=7, patience=2,
-    fourier_features=4, learning_rate=1e-2,
-)  # fmt: skip
+    members=3,
+    elites=2,
+    width=8,
+    depth=1,
+    updates=40,
+    batch_size=8,
+    evaluate_every=7,
+    patience=2,
+    fourier_features=4,
+    learning_rate=1e-2,
+)
 
 
 def values_stage(checkpoint: Checkpoint, seed: int = 0) -> nn.Module:

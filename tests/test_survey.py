@@ -47,9 +47,19 @@ def test_survey_writes_one_row_per_run_and_names_its_sources(
     text = (ROOT / "figures" / "survey.toml").read_text().replace('"lesson"', '"smoke"')
     spec.write_text(text)
     arguments = [
-        "sweep", str(spec), "--methods", "behaviour", "bc", "--workers", "1",
-        "--device", "cpu", "--quiet", "--results", str(tmp_path / "results"),
-    ]  # fmt: skip
+        "sweep",
+        str(spec),
+        "--methods",
+        "behaviour",
+        "bc",
+        "--workers",
+        "1",
+        "--device",
+        "cpu",
+        "--quiet",
+        "--results",
+        str(tmp_path / "results"),
+    ]
     assert main([*arguments, "--out", str(tmp_path / "one")]) == 0, capsys.readouterr().err
     table = pd.read_csv(tmp_path / "results" / "tasks.csv")
     assert list(table.columns) == list(pd.read_csv(ROOT / "figures/data/tasks.csv").columns)

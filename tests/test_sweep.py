@@ -299,9 +299,13 @@ def test_status_tells_running_from_to_do(tmp_path: Path) -> None:
 
 def test_time_left_by_hand() -> None:
     rows = [
-        ("a", "ipd", "done", 10.0), ("a", "ipd", "done", 30.0), ("a", "bc", "done", 2.0),
-        ("a", "ipd", "to do", None), ("b", "ipd", "running", None), ("b", "dt", "failed", None),
-    ]  # fmt: skip
+        ("a", "ipd", "done", 10.0),
+        ("a", "ipd", "done", 30.0),
+        ("a", "bc", "done", 2.0),
+        ("a", "ipd", "to do", None),
+        ("b", "ipd", "running", None),
+        ("b", "dt", "failed", None),
+    ]
     table = pd.DataFrame(rows, columns=["task", "method", "state", "seconds"])
     # 20 as the same task and method, 20 / 2 as the same method, 14 as everything.
     assert sweep.seconds_left(table, workers=2) == pytest.approx((20 + 10 + 14) / 2)
@@ -385,9 +389,14 @@ def test_units_with_other_data_equal_single_runs_with_it(
     units = expand(spec(("bc",), (0,)), datasets={TASK: elsewhere})
     assert run_units(units, out=tmp_path / "sweep", threads=1, device="cpu") == []
     run(
-        open_task(TASK, elsewhere), "bc", 0, override(smoke(), QUICK),
-        out=tmp_path / "single", variant="quick", device="cpu",
-    )  # fmt: skip
+        open_task(TASK, elsewhere),
+        "bc",
+        0,
+        override(smoke(), QUICK),
+        out=tmp_path / "single",
+        variant="quick",
+        device="cpu",
+    )
     found = scores(tmp_path / "sweep")
     assert_same(found, scores(tmp_path / "single"))
     name = f"{TASK}/bc@quick/seed-0"
@@ -417,9 +426,21 @@ def test_command_line_sweeps_other_data_and_names_its_source(
     elsewhere: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = f'preset = "smoke"\n[[runs]]\ntasks = ["{TASK}"]\nmethods = ["behaviour"]\nseeds = [0]\n'
-    common = ["sweep", str(write_spec(tmp_path, text)), "--out", str(tmp_path / "runs"),
-              "--results", str(tmp_path / "data"), "--quiet", "--device", "cpu", "--threads", "1",
-              "--workers", "1"]  # fmt: skip
+    common = [
+        "sweep",
+        str(write_spec(tmp_path, text)),
+        "--out",
+        str(tmp_path / "runs"),
+        "--results",
+        str(tmp_path / "data"),
+        "--quiet",
+        "--device",
+        "cpu",
+        "--threads",
+        "1",
+        "--workers",
+        "1",
+    ]
     other = [*common, "--datasets", f"{TASK}={elsewhere}"]
     assert main([*other, "--status"]) == 0
     assert "0 done, 0 running, 0 failed, 1 to do" in capsys.readouterr().out
@@ -548,9 +569,13 @@ def test_a_killed_worker_costs_its_own_unit_alone(
     done: list[str] = []
     with parallel_config("loky", n_jobs=2):
         failed = run_units(
-            expand(spec()), out=tmp_path, threads=1, device="cpu", progress=False,
+            expand(spec()),
+            out=tmp_path,
+            threads=1,
+            device="cpu",
+            progress=False,
             task_done=done.append,
-        )  # fmt: skip
+        )
     assert len(failed) == 1 and done == [TASK]
     assert failed[0].startswith(f"{TASK} bc@quick seed 1: its process was killed")
     monkeypatch.undo()
@@ -610,8 +635,11 @@ def test_record_holds_everything_about_a_unit(local: Path) -> None:
     record = json.loads((folder / "record.json").read_text())
     assert record["config"]["values"]["updates"] == 8
     assert (record["task"], record["method"], record["variant"], record["seed"]) == (
-        TASK, "iql", "quick", 0,
-    )  # fmt: skip
+        TASK,
+        "iql",
+        "quick",
+        0,
+    )
     assert record["dataset"] == umaze_data().fingerprint()
     assert record["processor"] and record["versions"]["torch"] == torch.__version__
     assert "commit" in record and "accelerator" in record and record["threads"] == 1
@@ -661,8 +689,21 @@ def test_command_line_from_the_spec_to_the_results(
         + "".join(f'"{name}" = {value}\n' for name, value in QUICK.items())
     )
     path = write_spec(tmp_path, text)
-    common = ["--out", str(tmp_path / "runs"), "--results", str(tmp_path / "data"), "--quiet",
-              "--device", "cpu", "--threads", "1", "--workers", "1", "--methods", "bc"]  # fmt: skip
+    common = [
+        "--out",
+        str(tmp_path / "runs"),
+        "--results",
+        str(tmp_path / "data"),
+        "--quiet",
+        "--device",
+        "cpu",
+        "--threads",
+        "1",
+        "--workers",
+        "1",
+        "--methods",
+        "bc",
+    ]
     assert main(["sweep", str(path), *common, "--status"]) == 0
     assert "0 done, 0 running, 0 failed, 2 to do" in capsys.readouterr().out
     assert not (tmp_path / "runs").exists()

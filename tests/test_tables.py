@@ -101,14 +101,24 @@ def scores(
     generator = np.random.default_rng(0)
     return pd.DataFrame(
         [
-            {"task": task, "method": method, "variant": variant, "seed": seed, "checkpoint": label,
-             "episodes": 100, "return_mean": -1.0,
-             "score": base + gain + generator.random() + (label == "best"), "success": 1.0,
-             "wall_seconds": 1.0}
-            for task, base in tasks.items() for method, gain in methods.items()
-            for seed in range(seeds) for label in ("last", "best")
+            {
+                "task": task,
+                "method": method,
+                "variant": variant,
+                "seed": seed,
+                "checkpoint": label,
+                "episodes": 100,
+                "return_mean": -1.0,
+                "score": base + gain + generator.random() + (label == "best"),
+                "success": 1.0,
+                "wall_seconds": 1.0,
+            }
+            for task, base in tasks.items()
+            for method, gain in methods.items()
+            for seed in range(seeds)
+            for label in ("last", "best")
         ]
-    )  # fmt: skip
+    )
 
 
 MAZES = {"pointmaze-umaze": 10.0, "pointmaze-medium": 40.0}
@@ -135,14 +145,19 @@ def test_aggregate_leaves_incomplete_methods_without_numbers() -> None:
 def test_groups_of_tasks_and_all_together() -> None:
     robots = {"hopper-medium": 0.0, "walker2d-medium": 0.0}
     table = pd.concat(
-        [scores({**MAZES, **robots}, {"ipd": 20, "iql": 5}), scores(MAZES, {"ipd-noaug": 9}),
-         scores({**MAZES, "door-human": 0.0}, {"ipd-x2": 7}),
-         scores(MAZES, {"ipd": 3}, variant="short")]
-    )  # fmt: skip
+        [
+            scores({**MAZES, **robots}, {"ipd": 20, "iql": 5}),
+            scores(MAZES, {"ipd-noaug": 9}),
+            scores({**MAZES, "door-human": 0.0}, {"ipd-x2": 7}),
+            scores(MAZES, {"ipd": 3}, variant="short"),
+        ]
+    )
     groups = aggregates(table)
     assert {name: len(members) for name, (members, _) in groups.items()} == {
-        "mazes": len(MAZES), "locomotion": 2, "all tasks": len(MAZES) + 2,
-    }  # fmt: skip
+        "mazes": len(MAZES),
+        "locomotion": 2,
+        "all tasks": len(MAZES) + 2,
+    }
     for _, found in groups.values():
         assert not set(found["method"]) & {"ipd-x2", "ipd@short"}
     lines = [line.split(" | ") for line in format_groups(groups).splitlines()]
@@ -209,10 +224,14 @@ def test_a_slice_replaces_its_own_rows_only(
 
 def test_curves_compare_the_same_seeds() -> None:
     table = pd.DataFrame(
-        [{"task": t, "seed": s, "amount": a, "score": 1.0}
-         for t, most in (("one", 3), ("two", 2)) for a in (0.0, 1.0, 4.0) for s in range(most)]
+        [
+            {"task": t, "seed": s, "amount": a, "score": 1.0}
+            for t, most in (("one", 3), ("two", 2))
+            for a in (0.0, 1.0, 4.0)
+            for s in range(most)
+        ]
         + [{"task": "one", "seed": 7, "amount": 1.0, "score": 9.0}]
-    )  # fmt: skip
+    )
     found = results.comparable(table, ["amount"])
     assert len(found) == 9 + 6 and 7 not in set(found["seed"])
     assert results.comparable(table[:0], ["amount"]).empty

@@ -168,9 +168,11 @@ def test_what_may_be_skipped_exists() -> None:
     """Every quoted part of the schedules is a heading of its notebook."""
     schedules = PAGE.split("## Schedules")[1].split("\n## ")[0]
     headings = {
-        path.stem[:2]: "\n".join(h for cell in cells(path) for h in source(cell).splitlines()
-                                 if h.startswith("##")) for path in course()
-    }  # fmt: skip
+        path.stem[:2]: "\n".join(
+            h for cell in cells(path) for h in source(cell).splitlines() if h.startswith("##")
+        )
+        for path in course()
+    }
     for row in re.findall(r"^\|.*\|$", schedules, re.MULTILINE):
         name = ""
         for word, quoted in re.findall(r'(?:\b(0\d)\b)|"(.+?)"', row.replace("9:00", "")):

@@ -27,13 +27,23 @@ from tests.benchmarks.usual import (
 
 STATE, ACTION, ROWS = 5, 2, 7
 VALUES = ValueConfig(
-    width=8, q_networks=2, v_networks=1, q_reduction="min", layer_norm=False, fourier_features=0,
+    width=8,
+    q_networks=2,
+    v_networks=1,
+    q_reduction="min",
+    layer_norm=False,
+    fourier_features=0,
     clip_targets=False,
-)  # fmt: skip
+)
 MODEL = WorldModelConfig(
-    members=3, elites=3, width=8, depth=2, fourier_features=0, known_reward=False,
+    members=3,
+    elites=3,
+    width=8,
+    depth=2,
+    fourier_features=0,
+    known_reward=False,
     known_termination=False,
-)  # fmt: skip
+)
 POLICY = DistillationConfig(context=4, width=8, layers=2, heads=2, fused_tokens=False)
 
 
@@ -78,8 +88,14 @@ def test_iql_loss_and_gradient() -> None:
 
 @torch.no_grad()
 def copy_policy(ours: nn.Module, usual: UsualTransformer) -> None:
-    for name in ("embed_condition", "embed_observation", "embed_action", "embed_timestep",
-                 "norm", "final_norm"):  # fmt: skip
+    for name in (
+        "embed_condition",
+        "embed_observation",
+        "embed_action",
+        "embed_timestep",
+        "norm",
+        "final_norm",
+    ):
         getattr(usual, name).load_state_dict(getattr(ours, name).state_dict())
     usual.head[0].load_state_dict(ours.head.state_dict())
     for mine, other in zip(ours.blocks, usual.blocks, strict=True):
@@ -110,9 +126,15 @@ def test_three_token_policy_and_its_loss() -> None:
     steps = torch.arange(K).expand(3, K)
     predicted = policy(conditions, observations, actions, steps, valid)
     found, _ = distillation_loss(
-        predicted, actions, torch.ones(3, K), valid, values.q(observations, predicted), conditions,
-        POLICY.alpha, "advantage",
-    )  # fmt: skip
+        predicted,
+        actions,
+        torch.ones(3, K),
+        valid,
+        values.q(observations, predicted),
+        conditions,
+        POLICY.alpha,
+        "advantage",
+    )
     expected = usual.loss(conditions, observations, actions, valid)
     torch.testing.assert_close(found, expected)
     found.backward()

@@ -246,8 +246,9 @@ def test_weighted_loss_does_not_mistake_a_hard_function_for_noise() -> None:
     wave = states * torch.sin(2 * math.pi * states)
     data = replace(
         linear_dataset(50, 40, torch.zeros(1, 1), torch.zeros(1, 1), torch.ones(1)),
-        observations=states, next_observations=states + wave,
-    )  # fmt: skip
+        observations=states,
+        next_observations=states + wave,
+    )
     error = []
     for weight in (0.0, 0.5):
         config = replace(CONFIG, updates=1200, depth=2, variance_weight=weight)
@@ -300,9 +301,13 @@ def test_elites_are_the_members_with_the_least_error(model: WorldModel) -> None:
 def test_reward_and_termination_can_be_learned() -> None:
     """Ends beyond 0.5 on the first axis, reward linear in state and action."""
     data = linear_dataset(
-        60, 40, CHANGE, CONTROL, NOISE / 10,
+        60,
+        40,
+        CHANGE,
+        CONTROL,
+        NOISE / 10,
         reward=lambda s, a: 3 * s[0] - a[1] + 2,
-    )  # fmt: skip
+    )
     data = replace(data, terminated=data.next_observations[:, 0] > 0.5)
     learned = train_world_model(data, replace(CONFIG, known_reward=False, elites=1), seed=0)
     rows = slice(0, 1000)

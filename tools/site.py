@@ -89,9 +89,11 @@ def main(out: Path = ROOT / "build" / "site") -> None:
     """Write the pages into the folder `out`."""
     out.mkdir(parents=True, exist_ok=True)
     exporter = HTMLExporter(
-        template_file="site.html.j2", extra_template_paths=[str(ROOT / "tools")],
-        exclude_input_prompt=True, exclude_output_prompt=True,
-    )  # fmt: skip
+        template_file="site.html.j2",
+        extra_template_paths=[str(ROOT / "tools")],
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+    )
     notebooks = {"index": front()}
     notebooks |= {path.stem: nbformat.read(path, as_version=4) for path in course()}
     titles = {name: title(notebook) for name, notebook in notebooks.items()} | {"index": "Course"}

@@ -165,9 +165,12 @@ def rubric(notebooks: dict[str, NotebookNode]) -> str:
 def main(out: Path = ROOT / "build" / "teacher") -> None:
     """Write solutions, slides and the rubric into the folder `out`."""
     exporter = SlidesExporter(
-        template_file="slides.html.j2", extra_template_paths=[str(ROOT / "tools")],
-        exclude_input_prompt=True, exclude_output_prompt=True, reveal_scroll=True,
-    )  # fmt: skip
+        template_file="slides.html.j2",
+        extra_template_paths=[str(ROOT / "tools")],
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+        reveal_scroll=True,
+    )
     exporter.register_preprocessor("nbconvert.preprocessors.TagRemovePreprocessor", enabled=True)
     exporter._preprocessors[-1].remove_input_tags = {"picture"}
     notebooks = {path.stem: nbformat.read(path, as_version=4) for path in course()}

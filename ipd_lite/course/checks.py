@@ -268,12 +268,14 @@ def normalized_score(answer: Answer) -> None:
     mistakes = {
         "this is a fraction; papers print it times 100": right / 100,
         "do not clip: a policy may be better than the reference": right.clamp(0, 100),
-        "the two references are swapped: the poor return scores 0": 100 * (returns - high)
+        "the two references are swapped: the poor return scores 0": 100
+        * (returns - high)
         / (low - high),
         "divide by the distance between the references, not by the upper one": 100
-        * (returns - low) / high,
+        * (returns - low)
+        / high,
         "subtract the lower reference first": 100 * returns / (high - low),
-    }  # fmt: skip
+    }
     _compare(_call(answer, returns, low, high), right, mistakes)
 
 
@@ -312,12 +314,16 @@ def q_loss(answer: Answer) -> None:
     mistakes = {
         "(B, 1) - (B,) broadcasts to (B, B): each Q meets every target. Drop q's last dimension": (
             q - target
-        ).square().mean(),
+        )
+        .square()
+        .mean(),
         "after a terminated step nothing follows: multiply V(s') by `continues`": (
             q.squeeze(1) - rewards - discount * next_v
-        ).square().mean(),
+        )
+        .square()
+        .mean(),
         "V(s') is not discounted": (q.squeeze(1) - rewards - continues * next_v).square().mean(),
-    }  # fmt: skip
+    }
     _compare(_call(answer, q, rewards, continues, next_v, discount), right, mistakes)
 
 
@@ -586,8 +592,9 @@ def paired_difference(answer: Answer) -> None:
             "the differences"
         )
     if abs(low - right.low) > 0.3 or abs(high - right.high) > 0.3:
-        raise _Wrong(f"expected about ({right.low:.1f}, {right.high:.1f}), got ({low:.1f}, "
-                     f"{high:.1f})")  # fmt: skip
+        raise _Wrong(
+            f"expected about ({right.low:.1f}, {right.high:.1f}), got ({low:.1f}, {high:.1f})"
+        )
 
 
 @_exercise("it asks how often, not by how much, and no scale of scores can distort it.")
@@ -683,28 +690,52 @@ def iql_loss(answer: Answer) -> None:
         weight = (config.temperature * (q - v.mean(0))).exp()
         log_probability = -(0.5 * error.square() + values.log_deviation).sum(-1)
         next_mean = next_v.mean(0)
-    _step(1, "v_loss", parts, truth["v_loss"], {
-        "the balance is turned round: tau weighs u = Q - V > 0": reference_expectile_loss(
-            q - v, 1 - tau),
-        "without tau this is the mean of Q, not its upper expectile": (q - v).square().mean(),
-        "V follows the slow copy, values.q_target": reference_expectile_loss(
-            online.mean(0) - v, tau),
-    })  # fmt: skip
-    _step(2, "q_loss", parts, truth["q_loss"], {
-        "a terminated step has no value after it: multiply by batch.continues": q_loss(
-            r + gamma * next_mean),
-        "Q looks ahead: V of the *next* observation": q_loss(
-            r + gamma * batch.continues * v.mean(0)),
-        "the discount is missing": q_loss(r + batch.continues * next_mean),
-        "clamp the target to the bounds": (
-            r + gamma * batch.continues * next_mean - online).square().mean(),
-    })  # fmt: skip
-    _step(3, "policy_loss", parts, truth["policy_loss"], {
-        "the sign: a greater log-probability must lower the loss":
-            (weight.clamp_max(1.2) * log_probability).mean(),
-        "clamp the weights at config.max_weight": -(weight * log_probability).mean(),
-        "without weights this is behaviour cloning": -log_probability.mean(),
-    })  # fmt: skip
+    _step(
+        1,
+        "v_loss",
+        parts,
+        truth["v_loss"],
+        {
+            "the balance is turned round: tau weighs u = Q - V > 0": reference_expectile_loss(
+                q - v, 1 - tau
+            ),
+            "without tau this is the mean of Q, not its upper expectile": (q - v).square().mean(),
+            "V follows the slow copy, values.q_target": reference_expectile_loss(
+                online.mean(0) - v, tau
+            ),
+        },
+    )
+    _step(
+        2,
+        "q_loss",
+        parts,
+        truth["q_loss"],
+        {
+            "a terminated step has no value after it: multiply by batch.continues": q_loss(
+                r + gamma * next_mean
+            ),
+            "Q looks ahead: V of the *next* observation": q_loss(
+                r + gamma * batch.continues * v.mean(0)
+            ),
+            "the discount is missing": q_loss(r + batch.continues * next_mean),
+            "clamp the target to the bounds": (r + gamma * batch.continues * next_mean - online)
+            .square()
+            .mean(),
+        },
+    )
+    _step(
+        3,
+        "policy_loss",
+        parts,
+        truth["policy_loss"],
+        {
+            "the sign: a greater log-probability must lower the loss": (
+                weight.clamp_max(1.2) * log_probability
+            ).mean(),
+            "clamp the weights at config.max_weight": -(weight * log_probability).mean(),
+            "without weights this is behaviour cloning": -log_probability.mean(),
+        },
+    )
     _compare(loss, right, {"the three losses are summed, not averaged": right / 3})
     mine, theirs = _gradients(loss, values), _gradients(right, values)
     for prefix, hint in (
@@ -735,17 +766,21 @@ def block_forward(answer: Answer) -> None:
     with torch.no_grad():
         mistakes = {
             "every step sees the future: hide columns after the row before the softmax": finish(
-                (scores / 2).softmax(-1) @ v),
+                (scores / 2).softmax(-1) @ v
+            ),
             "divide the scores by the root of the width of one head": finish(
-                scores.masked_fill(hidden, -torch.inf).softmax(-1) @ v),
+                scores.masked_fill(hidden, -torch.inf).softmax(-1) @ v
+            ),
             "that is the root of the whole width; take the width of one head": finish(
-                (scores / 8**0.5).masked_fill(hidden, -torch.inf).softmax(-1) @ v),
+                (scores / 8**0.5).masked_fill(hidden, -torch.inf).softmax(-1) @ v
+            ),
             "hiding after the softmax leaves rows that do not sum to 1": finish(
-                (scores / 2).softmax(-1).masked_fill(hidden, 0.0) @ v),
+                (scores / 2).softmax(-1).masked_fill(hidden, 0.0) @ v
+            ),
             "the first skip is missing: x + attention": finish(weights @ v, torch.zeros_like(x)),
             "the feed-forward half is missing": x
             + block.out((weights @ v).transpose(1, 2).reshape(2, 4, 8)),
-        }  # fmt: skip
+        }
         _compare(_ask(answer, block, x), block(x), mistakes)
 
 
@@ -758,9 +793,15 @@ def policy_loss(answer: Answer) -> None:
     values.requires_grad_(False)
     config = DistillationConfig(context=3, width=8, heads=2, alpha=0.5)
     draw = torch.Generator().manual_seed(2)
-    episodes = [Episode(torch.randn(n + 1, 2, generator=draw).numpy(),
-                        (torch.rand(n, 1, generator=draw) * 2 - 1).numpy(),
-                        -np.ones(n), True) for n in (4, 2)]  # fmt: skip
+    episodes = [
+        Episode(
+            torch.randn(n + 1, 2, generator=draw).numpy(),
+            (torch.rand(n, 1, generator=draw) * 2 - 1).numpy(),
+            -np.ones(n),
+            True,
+        )
+        for n in (4, 2)
+    ]
     data = from_episodes(episodes, "made up")
     weights = torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0, 1.0])
     conditions, v = torch.randn(6, generator=draw), values.v(data.observations)
@@ -779,25 +820,45 @@ def policy_loss(answer: Answer) -> None:
         error, w = (predicted - a).square().mean(-1), weights[rows]
         gap, count = values.q(s, predicted) - v[rows], mask.sum()
         scale = (gap.abs() * mask).sum() / count
-    _step(1, "regression", parts, truth["regression"], {
-        "steps with weight 0 are not imitated: multiply by the weights": (
-            error * mask).sum() / count,
-        "padding counts in the mean: multiply by the mask, divide by its sum": (error * w).mean(),
-        "divide by the number of real steps, not by the sum of the weights": (
-            error * w * mask).sum() / (w * mask).sum(),
-    })  # fmt: skip
-    _step(2, "guidance", parts, truth["guidance"], {
-        "divide by the batch mean of |Q - V|": (gap * mask).sum() / count,
-        "padding counts in the mean: multiply by the mask, divide by its sum": gap.mean()
-        / gap.abs().mean(),
-        "subtract V: the term is an advantage": ((gap + v[rows]) * mask).sum() / count / scale,
-    })  # fmt: skip
+    _step(
+        1,
+        "regression",
+        parts,
+        truth["regression"],
+        {
+            "steps with weight 0 are not imitated: multiply by the weights": (error * mask).sum()
+            / count,
+            "padding counts in the mean: multiply by the mask, divide by its sum": (
+                error * w
+            ).mean(),
+            "divide by the number of real steps, not by the sum of the weights": (
+                error * w * mask
+            ).sum()
+            / (w * mask).sum(),
+        },
+    )
+    _step(
+        2,
+        "guidance",
+        parts,
+        truth["guidance"],
+        {
+            "divide by the batch mean of |Q - V|": (gap * mask).sum() / count,
+            "padding counts in the mean: multiply by the mask, divide by its sum": gap.mean()
+            / gap.abs().mean(),
+            "subtract V: the term is an advantage": ((gap + v[rows]) * mask).sum() / count / scale,
+        },
+    )
     regression, guidance = truth["regression"], truth["guidance"]
-    _compare(loss, right, {
-        "plus alpha Q would push the policy towards the worst actions":
-            regression + config.alpha * guidance,
-        "alpha is not used": regression - guidance,
-    })  # fmt: skip
+    _compare(
+        loss,
+        right,
+        {
+            "plus alpha Q would push the policy towards the worst actions": regression
+            + config.alpha * guidance,
+            "alpha is not used": regression - guidance,
+        },
+    )
     mine, theirs = _gradients(loss, policy), _gradients(right, policy)
     if any(not _same(mine[key], theirs[key]) for key in theirs):
         raise _Wrong("the numbers are right, the gradient is not: detach the scale |Q - V|")
@@ -823,34 +884,62 @@ def model_loss(answer: Answer) -> None:
         def total(terms: Tensor) -> Tensor:
             return terms.mean(dim=(1, 2)).sum() + pull.mean(0).sum()
 
-    _step(1, "log_variance", parts, x, {
-        "this is the raw output; keep it softly between the bounds (exercise 1)": raw,
-        "a hard clamp has no gradient outside the bounds; use softplus": raw.clamp(low, high),
-        "only the upper bound is there": capped,
-    })  # fmt: skip
-    _step(2, "likelihood", parts, likelihood, {
-        "divide the squared error by the variance: times exp(-log_variance)": 0.5 * (
-            square * x.exp() + x),
-        "the log-variance is missing: a large variance would excuse everything": 0.5 * square
-        * (-x).exp(),
-        "the half is missing, on both terms": 2 * likelihood,
-        "that is a mean already; keep (M, B, D), the weight comes first": likelihood.mean(),
-    })  # fmt: skip
-    _step(3, "weight", parts, weight, {
-        "the exponent is positive: where the variance is large the weight is, too": 1 / weight,
-        "raise the variance, exp(log_variance), to the power of config.variance_weight": 0.3 * x,
-        "the variance is exp(log_variance); exp(0.5 log_variance) is the deviation": (
-            0.15 * x).exp(),
-        "the power is config.variance_weight, not 1": x.exp(),
-    })  # fmt: skip
-    _compare(loss, right, {
-        "the weight is not used: this is the plain likelihood": total(likelihood),
-        "every member has a loss of its own: sum over members, mean over the rest": (
-            weight * likelihood).mean() + pull.mean(0).sum(),
-        "the pull on the bounds is missing": total(weight * likelihood) - pull.mean(0).sum(),
-        "the pull is a mean over the members": total(weight * likelihood)
-        - pull.mean(0).sum() + pull.sum(),
-    })  # fmt: skip
+    _step(
+        1,
+        "log_variance",
+        parts,
+        x,
+        {
+            "this is the raw output; keep it softly between the bounds (exercise 1)": raw,
+            "a hard clamp has no gradient outside the bounds; use softplus": raw.clamp(low, high),
+            "only the upper bound is there": capped,
+        },
+    )
+    _step(
+        2,
+        "likelihood",
+        parts,
+        likelihood,
+        {
+            "divide the squared error by the variance: times exp(-log_variance)": 0.5
+            * (square * x.exp() + x),
+            "the log-variance is missing: a large variance would excuse everything": 0.5
+            * square
+            * (-x).exp(),
+            "the half is missing, on both terms": 2 * likelihood,
+            "that is a mean already; keep (M, B, D), the weight comes first": likelihood.mean(),
+        },
+    )
+    _step(
+        3,
+        "weight",
+        parts,
+        weight,
+        {
+            "the exponent is positive: where the variance is large the weight is, too": 1 / weight,
+            "raise the variance, exp(log_variance), to the power of config.variance_weight": 0.3
+            * x,
+            "the variance is exp(log_variance); exp(0.5 log_variance) is the deviation": (
+                0.15 * x
+            ).exp(),
+            "the power is config.variance_weight, not 1": x.exp(),
+        },
+    )
+    _compare(
+        loss,
+        right,
+        {
+            "the weight is not used: this is the plain likelihood": total(likelihood),
+            "every member has a loss of its own: sum over members, mean over the rest": (
+                weight * likelihood
+            ).mean()
+            + pull.mean(0).sum(),
+            "the pull on the bounds is missing": total(weight * likelihood) - pull.mean(0).sum(),
+            "the pull is a mean over the members": total(weight * likelihood)
+            - pull.mean(0).sum()
+            + pull.sum(),
+        },
+    )
     mine, theirs = _gradients(loss, model.net), _gradients(right, model.net)
     if any(not _same(mine[key], theirs[key]) for key in theirs):
         raise _Wrong("the numbers are right, the gradient is not: detach the weight")
@@ -866,28 +955,36 @@ def disagreement(answer: Answer) -> None:
     next_ones = torch.arange(4).roll(-1)
     ring = dual_divergence(means, variances, means[next_ones], variances[next_ones])
     whole = means.mean(0).expand_as(means), variances.mean(0).expand_as(variances)
-    _compare(_call(answer, means, variances), right, {
-        "a member does not differ from itself: average over pairs i < j alone": right * 3 / 4,
-        "average over the pairs, do not sum them": right * 6,
-        "every pair counts, not neighbours alone": ring[:-1].mean(0),
-        "every pair counts, not neighbours alone (in a ring)": ring.mean(0),
-        "that is the variance of the means, the noise left out": means.var(
-            0, correction=0).sum(-1),
-        "compare the members with each other, not with their mean": dual_divergence(
-            means, variances, *whole).mean(0),
-        "one number per state and action: do not average over the batch": right.mean(),
-    })  # fmt: skip
+    _compare(
+        _call(answer, means, variances),
+        right,
+        {
+            "a member does not differ from itself: average over pairs i < j alone": right * 3 / 4,
+            "average over the pairs, do not sum them": right * 6,
+            "every pair counts, not neighbours alone": ring[:-1].mean(0),
+            "every pair counts, not neighbours alone (in a ring)": ring.mean(0),
+            "that is the variance of the means, the noise left out": means.var(0, correction=0).sum(
+                -1
+            ),
+            "compare the members with each other, not with their mean": dual_divergence(
+                means, variances, *whole
+            ).mean(0),
+            "one number per state and action: do not average over the batch": right.mean(),
+        },
+    )
 
 
-_DOUBTS = torch.tensor([
-    [0.1, 0.1, 0.1, 0.1],  # always sure
-    [0.1, 2.0, 0.1, 0.1],  # doubtful once
-    [0.1, 0.1, 0.1, 0.1],  # ends at its second step
-    [0.1, 0.1, torch.nan, 0.1],
-    [2.0, 0.1, 0.1, 0.1],  # doubtful at once
-    [0.9, 0.9, 0.9, 0.9],  # its sum soon exceeds the threshold
-    [0.1, 1.0, 0.1, 0.1],  # exactly at the threshold
-])  # fmt: skip
+_DOUBTS = torch.tensor(
+    [
+        [0.1, 0.1, 0.1, 0.1],  # always sure
+        [0.1, 2.0, 0.1, 0.1],  # doubtful once
+        [0.1, 0.1, 0.1, 0.1],  # ends at its second step
+        [0.1, 0.1, torch.nan, 0.1],
+        [2.0, 0.1, 0.1, 0.1],  # doubtful at once
+        [0.9, 0.9, 0.9, 0.9],  # its sum soon exceeds the threshold
+        [0.1, 1.0, 0.1, 0.1],  # exactly at the threshold
+    ]
+)
 _ENDS = torch.zeros(7, 4, dtype=torch.bool).index_put(
     (torch.tensor([2]), torch.tensor([1])), torch.tensor(True)
 )
@@ -940,21 +1037,30 @@ def imagine_paths(answer: Answer) -> None:
     names = ("observations", "actions", "rewards", "terminated", "kept")
     found = dict(zip(names, result, strict=True))
     right = _lengths()
-    _step(1, "kept", found, right, {
-        "the step was kept before its U was looked at: look first, then keep": _lengths("late"),
-        "a path goes on after the task has terminated": _lengths("goes on"),
-        "the step that terminates the task is part of the path: keep it, then stop": _lengths(
-            "end"),
-        "a path that was stopped goes on later: remove it from `active`": _lengths("again"),
-        "a path that was stopped goes on later, from its start; remove it from `active`": _lengths(
-            "stale"),
-        "the paths never move: the next state belongs at time t + 1": _lengths("still"),
-        "NaN passes: ask whether U <= threshold; `U > threshold` is false for NaN": _lengths(
-            "nan"),
-        "compare the U of this very step with the threshold, not the sum so far": _lengths("sum"),
-        "U may be as large as the threshold: <=": _lengths("strict"),
-        "one doubtful path stops all of them; each row has its own U": torch.zeros_like(right),
-    })  # fmt: skip
+    _step(
+        1,
+        "kept",
+        found,
+        right,
+        {
+            "the step was kept before its U was looked at: look first, then keep": _lengths("late"),
+            "a path goes on after the task has terminated": _lengths("goes on"),
+            "the step that terminates the task is part of the path: keep it, then stop": _lengths(
+                "end"
+            ),
+            "a path that was stopped goes on later: remove it from `active`": _lengths("again"),
+            "a path that was stopped begins anew later: remove it from `active`": _lengths("stale"),
+            "the paths never move: the next state belongs at time t + 1": _lengths("still"),
+            "NaN passes: ask whether U <= threshold; `U > threshold` is false for NaN": _lengths(
+                "nan"
+            ),
+            "compare the U of this very step with the threshold, not the sum so far": _lengths(
+                "sum"
+            ),
+            "U may be as large as the threshold: <=": _lengths("strict"),
+            "one doubtful path stops all of them; each row has its own U": torch.zeros_like(right),
+        },
+    )
     paths, stale = [start], [start]
     for _ in range(4):
         paths.append(_look(paths[-1], _plan(paths[-1]))[0])
@@ -963,15 +1069,27 @@ def imagine_paths(answer: Answer) -> None:
     before = torch.cat([torch.ones(7, 1, dtype=torch.bool), inside], dim=1)[..., None]
     states, old = torch.stack(paths, dim=1), torch.stack(stale, dim=1)
     found = {name: _tensor(tensor) for name, tensor in found.items()}
-    for name, mask in (("observations", before), ("actions", inside[..., None]),
-                       ("rewards", inside), ("terminated", inside)):  # fmt: skip
+    for name, mask in (
+        ("observations", before),
+        ("actions", inside[..., None]),
+        ("rewards", inside),
+        ("terminated", inside),
+    ):
         if found[name].shape[:2] != mask.shape[:2]:
-            raise _Wrong(f"step 1: {name} has shape {tuple(found[name].shape)}, expected "
-                         f"{tuple(mask.shape[:2])} in front")  # fmt: skip
+            raise _Wrong(
+                f"step 1: {name} has shape {tuple(found[name].shape)}, expected "
+                f"{tuple(mask.shape[:2])} in front"
+            )
         found[name] = torch.where(mask, found[name], torch.zeros_like(found[name]))
-    _step(2, "observations", found, states * before, {
-        "plan again from the imagined state, not from the start": old * before,
-    })  # fmt: skip
+    _step(
+        2,
+        "observations",
+        found,
+        states * before,
+        {
+            "plan again from the imagined state, not from the start": old * before,
+        },
+    )
     acted = torch.stack([_plan(state) for state in paths[:4]], dim=1)
     given = torch.stack([_look(state, _plan(state))[1] for state in paths[:4]], dim=1)
     _step(3, "actions", found, acted * inside[..., None], {})

@@ -73,11 +73,25 @@ def log_with_bug(
         elif wrong:
             actions = largest_action * actions
         parts.append(
-            (np.full(steps, index), episode.observations[:-1], actions, rewards, after, ended,
-             last & ~ended)
-        )  # fmt: skip
-    names = ("episode", "observations", "actions", "rewards", "next_observations", "terminated",
-             "truncated")  # fmt: skip
+            (
+                np.full(steps, index),
+                episode.observations[:-1],
+                actions,
+                rewards,
+                after,
+                ended,
+                last & ~ended,
+            )
+        )
+    names = (
+        "episode",
+        "observations",
+        "actions",
+        "rewards",
+        "next_observations",
+        "terminated",
+        "truncated",
+    )
     columns = zip(*parts, strict=True)
     return {name: np.concatenate(part) for name, part in zip(names, columns, strict=True)}
 
@@ -149,10 +163,17 @@ def try_settings(
         ValueError: a setting is out of its range.
     """
     config = ValueConfig(
-        updates=updates, batch_size=128, learning_rate=3e-3, target_rate=0.1, width=32,
-        fourier_features=0, q_networks=1, v_networks=1,
-        expectile=expectile, discount=discount,
-    )  # fmt: skip
+        updates=updates,
+        batch_size=128,
+        learning_rate=3e-3,
+        target_rate=0.1,
+        width=32,
+        fourier_features=0,
+        q_networks=1,
+        v_networks=1,
+        expectile=expectile,
+        discount=discount,
+    )
     if not reward_scale > 0:
         raise ValueError(f"reward_scale = {reward_scale}, expected above 0")
     data = from_episodes(recordings(name), name)

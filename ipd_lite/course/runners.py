@@ -29,9 +29,12 @@ def limbs_of(robot: Any) -> Array:
 
 
 def run_policy(
-    task: Task, actor: Actor, device: torch.device | str = "cpu", seed: int = 12345,
+    task: Task,
+    actor: Actor,
+    device: torch.device | str = "cpu",
+    seed: int = 12345,
     steps: int = 500,
-) -> plots.Runner:  # fmt: skip
+) -> plots.Runner:
     """One episode of at most `steps` steps from the evaluation's start with this seed; `device` is
     the actor's."""
     env = task.make()

@@ -160,8 +160,9 @@ def split_transitions(
     before, after = arrays["observations"], arrays["next_observations"]
     # Rounded in only one of them, every row would seem to begin a new episode.
     for what, one, other in (
-        ("shape", before.shape, after.shape), ("type", before.dtype, after.dtype)
-    ):  # fmt: skip
+        ("shape", before.shape, after.shape),
+        ("type", before.dtype, after.dtype),
+    ):
         if one != other:
             raise DataError(f"{name}: next_observations has {what} {other}, observations {one}")
     over = arrays["terminated"].astype(bool)

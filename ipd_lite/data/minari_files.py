@@ -305,9 +305,13 @@ def _copy_compressed(old: h5py.Group, new: h5py.Group) -> None:
             _copy_compressed(item, new.create_group(name, track_order=True))
         else:
             array = new.create_dataset(
-                name, data=item[()], chunks=item.shape, maxshape=item.maxshape,
-                compression="gzip", shuffle=True,
-            )  # fmt: skip
+                name,
+                data=item[()],
+                chunks=item.shape,
+                maxshape=item.maxshape,
+                compression="gzip",
+                shuffle=True,
+            )
             array.attrs.update(item.attrs)
 
 

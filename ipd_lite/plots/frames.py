@@ -44,7 +44,12 @@ def encode(frames: Sequence[Image.Image], kind: str, milliseconds: int) -> bytes
         settings = {"disposal": 0, "blend": 1, "transparency": COLOURS}
     result = io.BytesIO()
     small[0].save(
-        result, kind.upper(), save_all=True, append_images=small[1:], loop=0,
-        duration=[milliseconds] * (len(small) - 1) + [2000], **settings,
-    )  # fmt: skip
+        result,
+        kind.upper(),
+        save_all=True,
+        append_images=small[1:],
+        loop=0,
+        duration=[milliseconds] * (len(small) - 1) + [2000],
+        **settings,
+    )
     return result.getvalue()

@@ -71,16 +71,23 @@ def _stage(
     panels = []
     for ax, (title, lane) in zip(axes[0], lanes.items(), strict=True):
         maze(ax, walls, goal)
-        ax.set(xlim=(-half[0], half[0]), ylim=(-half[1], half[1]), xticks=[], yticks=[],
-               xlabel="", ylabel="")  # fmt: skip
+        ax.set(
+            xlim=(-half[0], half[0]),
+            ylim=(-half[1], half[1]),
+            xticks=[],
+            yticks=[],
+            xlabel="",
+            ylabel="",
+        )
         ax.set_title(title, fontsize=10, pad=3)
         ax.plot(*lane.paths[:, 0].T, "o", mfc="none", color=ORANGE, ms=6, zorder=4)
         tails = LineCollection([], color=SKY, lw=1.0, alpha=0.7, zorder=4, animated=True)
         ax.add_collection(tails)
         (running,) = ax.plot([], [], "o", color=BLUE, ms=6, zorder=6, animated=True)
         (arrived,) = ax.plot([], [], "s", color=GREEN, ms=6, zorder=7, animated=True)
-        counter = ax.text(0.5, -0.035, "", transform=ax.transAxes, ha="center", va="top",
-                          fontsize=8.5)  # fmt: skip
+        counter = ax.text(
+            0.5, -0.035, "", transform=ax.transAxes, ha="center", va="top", fontsize=8.5
+        )
         panels.append(_Panel(lane, tails, running, arrived, counter))
     clock = figure.text(0.5, 0.985, "", ha="center", va="top", fontsize=9, color=GREY)
     return figure, panels, clock
@@ -179,9 +186,15 @@ def ladder(rungs: Mapping[str, Array], marks: Mapping[str, float]) -> Figure:
         mean = scores.mean()
         place, text = (mean, f"{mean:.1f}") if mean > top - 3 else (top - 2.1, "far to the left")
         axes[1].annotate(
-            text, (place, height), color=GREY, fontsize=8, ha="center", va="center",
-            textcoords="offset points", xytext=(0, 12) if mean == place else (0, 0),
-        )  # fmt: skip
+            text,
+            (place, height),
+            color=GREY,
+            fontsize=8,
+            ha="center",
+            va="center",
+            textcoords="offset points",
+            xytext=(0, 12) if mean == place else (0, 0),
+        )
     figure.legend(
         *axes[1].get_legend_handles_labels(), loc="outside upper center", ncols=len(marks)
     )

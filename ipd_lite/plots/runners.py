@@ -28,9 +28,10 @@ class Runner:
         """Limbs, distance, and whether it lies on the floor after `step` steps."""
         last = len(self.limbs) - 1
         return (
-            self.limbs[min(step, last)], float(self.distance[min(step, last)]),
+            self.limbs[min(step, last)],
+            float(self.distance[min(step, last)]),
             self.fell and step >= last,
-        )  # fmt: skip
+        )
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,13 @@ def _lanes(runners: Mapping[str, Runner], dpi: float) -> tuple[Figure, list[_Lan
     width = 8.0
     height = width * (top + 0.2) / (end + 1.0) + 0.15
     figure, axes = plt.subplots(
-        len(runners), 1, figsize=(width, max(0.9, height) * len(runners)), dpi=dpi, squeeze=False,
+        len(runners),
+        1,
+        figsize=(width, max(0.9, height) * len(runners)),
+        dpi=dpi,
+        squeeze=False,
         layout="none",
-    )  # fmt: skip
+    )
     figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=0.99, hspace=0.04)
     found = []
     colours = (ORANGE, BLUE, GREEN, PINK)

@@ -53,8 +53,14 @@ def stitch(
     """
     maze(ax, walls, goal)
     half = np.array(walls.shape[::-1]) / 2 - 0.8
-    ax.set(xlim=(-half[0], half[0]), ylim=(-half[1], half[1]), xticks=[], yticks=[],
-           xlabel="", ylabel="")  # fmt: skip
+    ax.set(
+        xlim=(-half[0], half[0]),
+        ylim=(-half[1], half[1]),
+        xticks=[],
+        yticks=[],
+        xlabel="",
+        ylabel="",
+    )
     if background is not None:
         places, v = background
         x, y = places.T
@@ -64,8 +70,11 @@ def stitch(
     ax.plot(*one.rest.T, ":", color=GREY, lw=1.8, zorder=4)
     steps = np.stack([one.imagined[:-1], one.imagined[1:]], axis=1)
     width = 1.0 + 5.0 * np.clip(one.doubt / max(float(np.max(one.doubt, initial=0.0)), 1e-9), 0, 1)
-    ax.add_collection(LineCollection(list(steps), color=BLUE, linewidths=width, alpha=0.75,
-                                     zorder=5, capstyle="round"))  # fmt: skip
+    ax.add_collection(
+        LineCollection(
+            list(steps), color=BLUE, linewidths=width, alpha=0.75, zorder=5, capstyle="round"
+        )
+    )
     ax.plot(*one.replayed.T, "--", color=GREEN, lw=1.6, zorder=6)
     for piece, line in zip(onward, ("-", "-.") * len(onward), strict=False):
         ax.plot(*piece.T, line, color=PINK, lw=1.4, zorder=4)
@@ -77,11 +86,12 @@ def stitch(
 
 def _legend(figure: Figure, onward: bool) -> None:
     styles = [
-        ("recorded before", ORANGE, "-", ""), ("recorded after", GREY, ":", ""),
+        ("recorded before", ORANGE, "-", ""),
+        ("recorded after", GREY, ":", ""),
         ("imagined (thick: U is high)", BLUE, "-", ""),
         ("replayed in the simulator", GREEN, "--", ""),
         ("the gate stops here", VERMILION, "", "X"),
-    ]  # fmt: skip
+    ]
     if onward:
         styles.insert(4, ("other recordings lead on", PINK, "-", "."))
     lines = [
@@ -120,7 +130,10 @@ def stitch_gallery(walls: NDArray[np.bool_], goal: Array, chosen: Sequence[Stitc
         stitch(ax, walls, goal, one)
         around(ax, np.concatenate([one.imagined, one.replayed]), margin=0.8)
         apart = float(np.linalg.norm(one.imagined[-1] - one.replayed[-1]))
-        ax.set_title(f"gate: {one.stop} of {len(one.doubt)} steps\n"
-                     f"ends {100 * apart:.0f} cm beside the truth", fontsize=9)  # fmt: skip
+        ax.set_title(
+            f"gate: {one.stop} of {len(one.doubt)} steps\n"
+            f"ends {100 * apart:.0f} cm beside the truth",
+            fontsize=9,
+        )
     _legend(figure, onward=False)
     return figure

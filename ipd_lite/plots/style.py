@@ -40,14 +40,26 @@ _CAPTION, _WIDEST = 26, 1200
 """Pixels: a line of text above a picture of a strip, and the width of a page on a screen."""
 
 METHOD_NAMES = {
-    "behaviour": "Behaviour policy", "bc": "Behaviour cloning", "bc-10": "Cloning, best 10 %",
-    "td3bc": "TD3+BC", "cql": "CQL", "dt": "Decision Transformer", "qt": "QT", "iql": "IQL",
-    "mpc": "Planner alone (MPC)", "ipd-noaug": "IPD, no imagined data",
-    "ipd-greedy": "IPD, greedy Q", "ipd-random": "IPD, random actions",
-    "ipd-nogate": "IPD, no gate", "ipd-noq": "IPD, no Q term",
-    "ipd-rtg": "IPD, hand-set target", "ipd": "IPD", "rebrac": "ReBRAC",
-    "ipd-nosupport": "IPD, no support gate", "ipd-ask-v": "IPD, asks for V(s)",
-}  # fmt: skip
+    "behaviour": "Behaviour policy",
+    "bc": "Behaviour cloning",
+    "bc-10": "Cloning, best 10 %",
+    "td3bc": "TD3+BC",
+    "cql": "CQL",
+    "dt": "Decision Transformer",
+    "qt": "QT",
+    "iql": "IQL",
+    "mpc": "Planner alone (MPC)",
+    "ipd-noaug": "IPD, no imagined data",
+    "ipd-greedy": "IPD, greedy Q",
+    "ipd-random": "IPD, random actions",
+    "ipd-nogate": "IPD, no gate",
+    "ipd-noq": "IPD, no Q term",
+    "ipd-rtg": "IPD, hand-set target",
+    "ipd": "IPD",
+    "rebrac": "ReBRAC",
+    "ipd-nosupport": "IPD, no support gate",
+    "ipd-ask-v": "IPD, asks for V(s)",
+}
 TASK_WORDS = {"pointmaze": "Maze", "halfcheetah": "HalfCheetah", "antmaze": "AntMaze"}
 
 

@@ -49,9 +49,11 @@ def delivery(
     rows = torch.arange(len(chosen), device=chosen.start.device)
     distance = gate.distance(chosen.observations[rows, chosen.length])
     return Delivery(
-        distance.cpu().numpy().astype(np.float64), played.imagined, played.real,
+        distance.cpu().numpy().astype(np.float64),
+        played.imagined,
+        played.real,
         float(gate.threshold),
-    )  # fmt: skip
+    )
 
 
 def by_distance(result: Delivery, groups: int = 5) -> list[dict[str, float]]:

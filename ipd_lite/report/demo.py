@@ -28,14 +28,20 @@ from ipd_lite.tasks.registry import get_task
 from ipd_lite.tasks.task import MazeRecipe
 
 DEMO_METHODS = (
-    "behaviour", "bc", "dt", "iql", "mpc", "ipd-noaug", "ipd-greedy", "ipd-noq", "ipd",
-)  # fmt: skip
+    "behaviour",
+    "bc",
+    "dt",
+    "iql",
+    "mpc",
+    "ipd-noaug",
+    "ipd-greedy",
+    "ipd-noq",
+    "ipd",
+)
 """What the demo compares: one rival of each kind, and the ablations."""
 
 
-def _open(
-    task: str, seed: int, config: Config, out: Path, device: str, threads: int
-) -> Pipeline:  # fmt: skip
+def _open(task: str, seed: int, config: Config, out: Path, device: str, threads: int) -> Pipeline:
     """The pipeline in a worker process that may use `threads` threads."""
     torch.set_num_threads(threads)
     return Pipeline(get_task(task), seed, config, out, choose_device(device))

@@ -169,9 +169,13 @@ def model_report(
     statistic = mannwhitneyu(doubt[worst], doubt[~worst]).statistic
     on_data = np.arange(count) < half
     return ModelReport(
-        observations, doubt, error, on_data, standardized,
+        observations,
+        doubt,
+        error,
+        on_data,
+        standardized,
         float(statistic / (worst.sum() * (~worst).sum())),
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True)

@@ -59,9 +59,14 @@ def inside_arrays(pipeline: Pipeline) -> dict[str, Tensor]:
     doubts = holdout_uncertainty(pipeline.world_model, pipeline.holdout)
     thresholds = torch.quantile(doubts, torch.tensor(QUANTILES, device=data.device))
     imagined, real, counts = diagnostics.gain_by_threshold(
-        pipeline.task, loose, data, pipeline.values, discount, thresholds.cpu().numpy(),
+        pipeline.task,
+        loose,
+        data,
+        pipeline.values,
+        discount,
+        thresholds.cpu().numpy(),
         pipeline.config.imagination.min_length,
-    )  # fmt: skip
+    )
     paths = [data.observations[r[v], :2].cpu().numpy() for r, v in zip(rows, valid, strict=True)]
     dreams = [
         o[: n + 1, :2].cpu().numpy() for o, n in zip(few.observations, few.length, strict=True)

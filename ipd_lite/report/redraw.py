@@ -211,11 +211,17 @@ def split_paths(arrays: Arrays, name: str) -> list[NDArray[Any]]:
 def _maps(a: Arrays) -> tuple[Any, ...]:
     """What the overview and figure 1 draw: maze, data, V, U, recorded and imagined paths."""
     return (
-        a["maze/walls"], a["maze/goal"], split_paths(a, "data/paths"), a["data/returns"],
-        a["values/positions"], a["values/learned"], a["model/observations"],
-        a["model/uncertainty"], split_paths(a, "continuations/recorded"),
+        a["maze/walls"],
+        a["maze/goal"],
+        split_paths(a, "data/paths"),
+        a["data/returns"],
+        a["values/positions"],
+        a["values/learned"],
+        a["model/observations"],
+        a["model/uncertainty"],
+        split_paths(a, "continuations/recorded"),
         split_paths(a, "continuations/imagined"),
-    )  # fmt: skip
+    )
 
 
 def _figures_of_one_run(a: Arrays) -> Iterator[tuple[str, Figure]]:
@@ -245,9 +251,12 @@ def inside_figures(a: Arrays, folder: Path) -> list[Path]:
             walls, goal, recorded, imagined, split_paths(a, "continuations/replayed")
         ),
         "gain": plots.gain_by_threshold(
-            a["gain/quantiles"], a["gain/imagined"], a["gain/real"], a["gain/counts"],
+            a["gain/quantiles"],
+            a["gain/imagined"],
+            a["gain/real"],
+            a["gain/counts"],
             float(a["gain/chosen"]),
         ),
         "overview": plots.overview(*_maps(a)),
-    }  # fmt: skip
+    }
     return [save_figure(figure, folder / f"{name}.png") for name, figure in drawn.items()]

@@ -67,9 +67,15 @@ def _bootstrap(
     from scipy import stats  # a second to import
 
     result = stats.bootstrap(
-        tuple(strata), statistic, confidence_level=confidence, method="percentile",
-        n_resamples=RESAMPLES, vectorized=True, rng=np.random.default_rng(0), batch=500,
-    )  # fmt: skip
+        tuple(strata),
+        statistic,
+        confidence_level=confidence,
+        method="percentile",
+        n_resamples=RESAMPLES,
+        vectorized=True,
+        rng=np.random.default_rng(0),
+        batch=500,
+    )
     low, high = result.confidence_interval
     return Interval(value, float(low), float(high))
 

@@ -84,22 +84,31 @@ def _crossed(
 def format_table(summary: pd.DataFrame) -> str:
     """The summary of one or more tasks as a Markdown table, scores with one decimal."""
     columns = {
-        "task": ("task", ""), "method": ("method", ""), "seeds": ("seeds", "d"),
-        "last": ("mean, last [95 %]", ".1f"), "last_iqm": ("IQM, last [95 %]", ".1f"),
-        "best": ("mean, best [95 %]", ".1f"), "success": ("success", ".0%"),
-        "ipd_minus": ("IPD minus it", SIGNED), "ipd_better": ("P(IPD beats it)", CHANCE),
-    }  # fmt: skip
+        "task": ("task", ""),
+        "method": ("method", ""),
+        "seeds": ("seeds", "d"),
+        "last": ("mean, last [95 %]", ".1f"),
+        "last_iqm": ("IQM, last [95 %]", ".1f"),
+        "best": ("mean, best [95 %]", ".1f"),
+        "success": ("success", ".0%"),
+        "ipd_minus": ("IPD minus it", SIGNED),
+        "ipd_better": ("P(IPD beats it)", CHANCE),
+    }
     return markdown(_columns(summary, columns))
 
 
 def format_aggregate(found: pd.DataFrame) -> str:
     """The aggregate as a Markdown table."""
     columns = {
-        "method": ("method", ""), "tasks": ("tasks", ""), "runs": ("runs", "d"),
-        "last": ("mean, last [95 %]", ".1f"), "last_iqm": ("IQM, last [95 %]", ".1f"),
-        "best": ("mean, best [95 %]", ".1f"), "best_iqm": ("IQM, best [95 %]", ".1f"),
+        "method": ("method", ""),
+        "tasks": ("tasks", ""),
+        "runs": ("runs", "d"),
+        "last": ("mean, last [95 %]", ".1f"),
+        "last_iqm": ("IQM, last [95 %]", ".1f"),
+        "best": ("mean, best [95 %]", ".1f"),
+        "best_iqm": ("IQM, best [95 %]", ".1f"),
         "ipd_better": ("P(IPD beats it)", CHANCE),
-    }  # fmt: skip
+    }
     share = [f"{some} of {all_}" for some, all_ in zip(found["tasks"], found["of"], strict=True)]
     return markdown(_columns(found.assign(tasks=share), columns))
 

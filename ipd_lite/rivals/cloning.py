@@ -55,9 +55,12 @@ def train_cloning(
         descent = Descent(policy, config)
         generator = torch.Generator(dataset.device).manual_seed(seed)
         for step in checkpoint.steps(
-            "cloning", config.updates, modules={"policy": policy, "snapshots": snapshots},
-            optimizers={"adam": descent.optimizer}, generators={"batches": generator},
-        ):  # fmt: skip
+            "cloning",
+            config.updates,
+            modules={"policy": policy, "snapshots": snapshots},
+            optimizers={"adam": descent.optimizer},
+            generators={"batches": generator},
+        ):
             batch = dataset.sample(config.batch_size, generator)
             loss = (policy(batch.observations) - batch.actions).square().mean()
             descent.step(step, loss)

@@ -127,10 +127,12 @@ def train_cql(
         generator = torch.Generator(device).manual_seed(seed)
         bounds = value_bounds(dataset.rewards, config.discount)
         for step in checkpoint.steps(
-            "cql", config.updates,
+            "cql",
+            config.updates,
             modules={"q": q, "policy": policy, "entropy": entropy, "snapshots": snapshots},
-            optimizers={"adam": optimizer}, generators={"batches": generator},
-        ):  # fmt: skip
+            optimizers={"adam": optimizer},
+            generators={"batches": generator},
+        ):
             set_learning_rate(optimizer, step, config)
             batch = dataset.sample(config.batch_size, generator)
             critic_loss, critic_logs = cql_critic_loss(

@@ -47,9 +47,13 @@ class TwinQ(nn.Module):
 
         def network() -> EnsembleMLP:
             return EnsembleMLP(
-                TWIN, self.features.width + actions, 1, config.width, config.depth,
+                TWIN,
+                self.features.width + actions,
+                1,
+                config.width,
+                config.depth,
                 layer_norm=config.layer_norm,
-            )  # fmt: skip
+            )
 
         self.online, self.target = network(), network()
         self.target.load_state_dict(self.online.state_dict())

@@ -95,15 +95,25 @@ def train_rebrac(
     """Train ReBRAC, see :func:`train_td3` for what else it takes and gives."""
 
     def critic_loss(
-        q: TwinQ, target_policy: ClonedPolicy, batch: Batch, following: Tensor, recorded: Tensor,
+        q: TwinQ,
+        target_policy: ClonedPolicy,
+        batch: Batch,
+        following: Tensor,
+        recorded: Tensor,
         *rest: Any,
-    ) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         return rebrac_critic_loss(
             q, target_policy, batch, following, recorded, config, rebrac, *rest
         )
 
     return train_td3(
-        "rebrac", dataset, config, partial(with_next_action, dataset, config.batch_size),
-        critic_loss, partial(rebrac_policy_loss, weight=rebrac.actor_weight), rebrac.policy_delay,
-        seed=seed, **more,
-    )  # fmt: skip
+        "rebrac",
+        dataset,
+        config,
+        partial(with_next_action, dataset, config.batch_size),
+        critic_loss,
+        partial(rebrac_policy_loss, weight=rebrac.actor_weight),
+        rebrac.policy_delay,
+        seed=seed,
+        **more,
+    )

@@ -81,9 +81,12 @@ def train_td3(
         bounds = value_bounds(dataset.rewards, config.discount)
         modules = {"q": q, "policy": policy, "target_policy": target_policy, "snapshots": snapshots}
         for step in checkpoint.steps(
-            name, config.updates, modules=modules,
-            optimizers={"critic": critic, "actor": actor}, generators={"batches": generator},
-        ):  # fmt: skip
+            name,
+            config.updates,
+            modules=modules,
+            optimizers={"critic": critic, "actor": actor},
+            generators={"batches": generator},
+        ):
             drawn = draw(generator)
             loss, logs = critic_loss(q, target_policy, *drawn, bounds, generator)
             set_learning_rate(critic, step, config)

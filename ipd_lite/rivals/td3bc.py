@@ -71,7 +71,13 @@ def train_td3bc(
         return td3bc_critic_loss(q, target_policy, batch, config, td3bc, *rest)
 
     return train_td3(
-        "td3bc", dataset, config, lambda generator: (dataset.sample(config.batch_size, generator),),
-        critic_loss, partial(td3bc_policy_loss, alpha=td3bc.alpha), td3bc.policy_delay,
-        seed=seed, **more,
-    )  # fmt: skip
+        "td3bc",
+        dataset,
+        config,
+        lambda generator: (dataset.sample(config.batch_size, generator),),
+        critic_loss,
+        partial(td3bc_policy_loss, alpha=td3bc.alpha),
+        td3bc.policy_delay,
+        seed=seed,
+        **more,
+    )

@@ -12,9 +12,17 @@ import pandas as pd
 from safetensors import safe_open
 
 SCORES = (
-    "task", "method", "variant", "seed", "checkpoint", "episodes", "return_mean", "score",
-    "success", "wall_seconds",
-)  # fmt: skip
+    "task",
+    "method",
+    "variant",
+    "seed",
+    "checkpoint",
+    "episodes",
+    "return_mean",
+    "score",
+    "success",
+    "wall_seconds",
+)
 """Columns of scores.csv."""
 
 

@@ -170,9 +170,12 @@ class Pipeline(IPD):
         """Behaviour cloning of every episode, or of the best."""
         config, share = self.config.values, self.config.cloning
         train = partial(
-            train_cloning, best_episodes(self.dataset, share.fraction), config,
-            seed=self.seed, evaluations=config.evaluations,
-        )  # fmt: skip
+            train_cloning,
+            best_episodes(self.dataset, share.fraction),
+            config,
+            seed=self.seed,
+            evaluations=config.evaluations,
+        )
         return self._rival("cloning", share, train, ClonedPolicy)
 
     @cached_property
@@ -199,9 +202,13 @@ class Pipeline(IPD):
         """The training of a rival with a critic: its policy and snapshots, without the critic."""
         positions = self.known.position_dimensions
         train = partial(
-            trainer, self.dataset, self.config.values, own, seed=self.seed,
+            trainer,
+            self.dataset,
+            self.config.values,
+            own,
+            seed=self.seed,
             position_dimensions=positions,
-        )  # fmt: skip
+        )
         return lambda checkpoint: train(checkpoint=checkpoint)[:2]
 
     def _rival(

@@ -48,9 +48,14 @@ def configured(config: Config, method: str, user: Mapping[str, Any] = NOTHING) -
     """
     found = get_method(method)
     return configuration(
-        config, method=found.overrides, user=user, needs=found.needs, borrowed=found.borrowed,
-        amount=found.amount, name=method,
-    )  # fmt: skip
+        config,
+        method=found.overrides,
+        user=user,
+        needs=found.needs,
+        borrowed=found.borrowed,
+        amount=found.amount,
+        name=method,
+    )
 
 
 def run(
@@ -196,9 +201,14 @@ def reopen(folder: Path, *, device: str = "auto", progress: bool = False) -> Pip
     """The stages of a run from its folder, as they were trained; nothing is trained anew."""
     identity = read_json(folder / "config.json")
     return Pipeline(
-        task_of(identity), identity["seed"], from_dict(identity["config"]),
-        folder.resolve().parents[2], choose_device(device), progress, read_only=True,
-    )  # fmt: skip
+        task_of(identity),
+        identity["seed"],
+        from_dict(identity["config"]),
+        folder.resolve().parents[2],
+        choose_device(device),
+        progress,
+        read_only=True,
+    )
 
 
 def recorded_episodes(data: OfflineDataset) -> Rollouts:
@@ -225,11 +235,14 @@ def _rollouts(pipeline: Pipeline, actors: Sequence[Actor]) -> list[Rollouts]:
         return [recorded_episodes(pipeline.recorded)]
     return [
         rollout(
-            pipeline.task, actor, pipeline.config.evaluation,
-            device=pipeline.device, progress=pipeline.progress,
+            pipeline.task,
+            actor,
+            pipeline.config.evaluation,
+            device=pipeline.device,
+            progress=pipeline.progress,
         )
         for actor in actors
-    ]  # fmt: skip
+    ]
 
 
 def _logs(stages: Sequence[Stage]) -> pd.DataFrame:
@@ -252,8 +265,9 @@ def _record(pipeline: Pipeline, scores: pd.DataFrame, rollouts: list[Rollouts]) 
         best = int(np.argmax([r.returns.mean() for r in rollouts]))
         record["scores"] = dict(zip(scores["checkpoint"], scores["score"], strict=True))
         record["returns"] = {
-            "last": rollouts[-1].returns.tolist(), "best": rollouts[best].returns.tolist()
-        }  # fmt: skip
+            "last": rollouts[-1].returns.tolist(),
+            "best": rollouts[best].returns.tolist(),
+        }
     if "values" in used:
         found = diagnose(pipeline.values, pipeline.dataset, pipeline.discount)
         if pipeline.config.preset != "smoke":  # which trains nothing to its end

@@ -28,8 +28,14 @@ from ipd_lite.files import load_tensors, save_tensors, write_csv, write_json
 from ipd_lite.paper.training import Checkpoint
 
 PACKAGES = (
-    "torch", "numpy", "gymnasium", "gymnasium-robotics", "mujoco", "minari", "safetensors",
-)  # fmt: skip
+    "torch",
+    "numpy",
+    "gymnasium",
+    "gymnasium-robotics",
+    "mujoco",
+    "minari",
+    "safetensors",
+)
 
 
 LOCK = ".lock"
@@ -66,8 +72,16 @@ def provenance() -> dict[str, Any]:
 @functools.cache
 def _commit() -> str | None:
     """The commit of the package's checkout, "+" behind it with changes; None if it has none."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40",
-               "--dirty=+", "--exclude=*"]  # fmt: skip
+    command = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--abbrev=40",
+        "--dirty=+",
+        "--exclude=*",
+    ]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

@@ -79,9 +79,14 @@ def run_units(
     earlier = dict.fromkeys(unit.task for unit in units if unit.task not in left)
     attempts = _attempts(interleave(waiting, workers), (out, device, threads))
     bar = tqdm(
-        attempts, initial=len(units) - len(waiting), total=len(units), desc="sweep", unit="unit",
-        disable=not progress, smoothing=0.1,
-    )  # fmt: skip
+        attempts,
+        initial=len(units) - len(waiting),
+        total=len(units),
+        desc="sweep",
+        unit="unit",
+        disable=not progress,
+        smoothing=0.1,
+    )
     for unit, problem in bar:
         if problem:
             failed.append(f"{unit}: {problem}")
@@ -157,9 +162,15 @@ def _attempt(index: int, unit: Unit, out: Path, device: str, threads: int) -> tu
         try:
             task = unit.open()
             scores = run(
-                task, unit.method, unit.seed, unit.config, out=out, user=unit.changes,
-                variant=unit.variant, device=device,
-            )  # fmt: skip
+                task,
+                unit.method,
+                unit.seed,
+                unit.config,
+                out=out,
+                user=unit.changes,
+                variant=unit.variant,
+                device=device,
+            )
         except Exception as error:  # one failed unit must not stop a study of days
             text = f"{type(error).__name__}: {error}"
             _note(unit, out, text, traceback.format_exc())
@@ -198,8 +209,16 @@ def status(units: Sequence[Unit], out: Path) -> pd.DataFrame:
             state = "running"
         elif state == "to do" and (folder / "error.json").exists():
             state, error = "failed", _reason(folder / "error.json")
-        rows.append({"task": unit.task, "method": unit.label, "seed": unit.seed, "state": state,
-                     "seconds": seconds, "error": error})  # fmt: skip
+        rows.append(
+            {
+                "task": unit.task,
+                "method": unit.label,
+                "seed": unit.seed,
+                "state": state,
+                "seconds": seconds,
+                "error": error,
+            }
+        )
     return pd.DataFrame(rows)
 
 

@@ -120,10 +120,14 @@ def _environment(
         env.close()
     except ANYTHING as error:
         needs = ", ".join(metadata.get("requirements") or ())
-        return None, None, (
-            f"the environment of {name} cannot be made here ({one_line(error)}); install "
-            f"{needs or 'the package that has it'}"
-        )  # fmt: skip
+        return (
+            None,
+            None,
+            (
+                f"the environment of {name} cannot be made here ({one_line(error)}); install "
+                f"{needs or 'the package that has it'}"
+            ),
+        )
     return (None, None, why) if why else (spec, space, "")
 
 

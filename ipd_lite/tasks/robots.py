@@ -68,8 +68,9 @@ class HandOfD4RL(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArg
             return 0.0
         if self.hand == "door":
             palm, thing = (
-                places.site_xpos[robot.grasp_site_id], places.site_xpos[robot.handle_site_id]
-            )  # fmt: skip
+                places.site_xpos[robot.grasp_site_id],
+                places.site_xpos[robot.handle_site_id],
+            )
         else:
             palm, thing = places.site_xpos[robot.S_grasp_site_id], places.xpos[robot.obj_body_id]
         return float(np.linalg.norm(palm - thing))
