@@ -65,10 +65,7 @@ class DistillationConfig:
     filter_suboptimal: bool = True
     """Suboptimal real steps get no action regression, only the Q term."""
     imagined_share: float = 0.5
-    """Share of a batch's windows drawn from imagined continuations, at most."""
-    imagined_weight: float = 8.0  # PAPER SILENT
-    """How many times as often as a recorded window an imagined one may be drawn: a few accepted
-    continuations must not fill half of every batch."""
+    """Share of a batch's windows drawn from imagined continuations."""
     evaluations: int = 3
     """Checkpoints that are evaluated, the last one included ("last" and "best" columns)."""
 
@@ -274,11 +271,9 @@ def train_policy(
 def window_pools(examples: Examples, config: DistillationConfig) -> list[tuple[Tensor, int]]:
     """(first steps to draw from, how many windows per batch) for real and spliced episodes."""
     every = torch.arange(len(examples.dataset), device=examples.dataset.device)
-    real, spliced = every[~examples.spliced], every[examples.spliced]
-    weight = config.imagined_weight * len(spliced)
-    share = min(config.imagined_share, weight / (weight + len(real)))
-    imagined = round(share * config.batch_size)
-    return [(real, config.batch_size - imagined), (spliced, imagined)]
+    spliced = every[examples.spliced]
+    imagined = round(config.imagined_share * config.batch_size) if len(spliced) else 0
+    return [(every[~examples.spliced], config.batch_size - imagined), (spliced, imagined)]
 
 
 def sample_windows(
