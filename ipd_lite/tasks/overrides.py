@@ -36,8 +36,8 @@ CAUTIOUS: dict[str, Any] = {
 # it (the 0.9 quantile is 0.94 and 1.26 of them); without imagination 16.5 and 26.8, 27.3 and 83.0.
 # Those continuations were dropped unless they ended on support; today they are cut back to it. On
 # the sets of today (v1), seed 100, asked for the 0.5, 0.8, 0.9 quantile: walker2d medium-expert 77,
-# 97, 95 (dropped: 80, 85, 90), hopper medium-replay 37, 55, 68 (47, 42, 39). Drawn at most eight times
-# as often as recorded windows instead of half of a batch: 98, 98, 98 and 37, 46, 42.
+# 97, 95 (dropped: 80, 85, 90), hopper medium-replay 37, 55, 68 (47, 42, 39). Drawn at most eight
+# times as often as recorded windows instead of half of a batch: 98, 98, 98 and 37, 46, 42.
 # Tried and left out: first actions planned at recorded observations, 90 % of a batch (55.8 and
 # 14.9); the regression weighed by advantages (86, but 3 to 20); an offset chosen by the model.
 # PAPER SILENT.
