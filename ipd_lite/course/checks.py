@@ -1049,7 +1049,7 @@ def imagine_paths(answer: Answer) -> None:
                 "end"
             ),
             "a path that was stopped goes on later: remove it from `active`": _lengths("again"),
-            "a path that was stopped begins anew later: remove it from `active`": _lengths("stale"),
+            "a stopped path goes on later, anew: remove it from `active`": _lengths("stale"),
             "the paths never move: the next state belongs at time t + 1": _lengths("still"),
             "NaN passes: ask whether U <= threshold; `U > threshold` is false for NaN": _lengths(
                 "nan"
