@@ -422,25 +422,17 @@ def test_runs_with_other_data_are_done_for_that_data_alone(elsewhere: str, tmp_p
     assert "other data" in problem
 
 
+def quietly(folder: Path) -> list[str]:
+    """Options of a sweep into `folder`: one worker and one thread, no bars."""
+    places = ["--out", str(folder / "runs"), "--results", str(folder / "data")]
+    return [*places, "--quiet", *["--device", "cpu", "--threads", "1", "--workers", "1"]]
+
+
 def test_command_line_sweeps_other_data_and_names_its_source(
     elsewhere: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = f'preset = "smoke"\n[[runs]]\ntasks = ["{TASK}"]\nmethods = ["behaviour"]\nseeds = [0]\n'
-    common = [
-        "sweep",
-        str(write_spec(tmp_path, text)),
-        "--out",
-        str(tmp_path / "runs"),
-        "--results",
-        str(tmp_path / "data"),
-        "--quiet",
-        "--device",
-        "cpu",
-        "--threads",
-        "1",
-        "--workers",
-        "1",
-    ]
+    common = ["sweep", str(write_spec(tmp_path, text)), *quietly(tmp_path)]
     other = [*common, "--datasets", f"{TASK}={elsewhere}"]
     assert main([*other, "--status"]) == 0
     assert "0 done, 0 running, 0 failed, 1 to do" in capsys.readouterr().out
@@ -689,21 +681,7 @@ def test_command_line_from_the_spec_to_the_results(
         + "".join(f'"{name}" = {value}\n' for name, value in QUICK.items())
     )
     path = write_spec(tmp_path, text)
-    common = [
-        "--out",
-        str(tmp_path / "runs"),
-        "--results",
-        str(tmp_path / "data"),
-        "--quiet",
-        "--device",
-        "cpu",
-        "--threads",
-        "1",
-        "--workers",
-        "1",
-        "--methods",
-        "bc",
-    ]
+    common = [*quietly(tmp_path), "--methods", "bc"]
     assert main(["sweep", str(path), *common, "--status"]) == 0
     assert "0 done, 0 running, 0 failed, 2 to do" in capsys.readouterr().out
     assert not (tmp_path / "runs").exists()

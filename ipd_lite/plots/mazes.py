@@ -38,10 +38,14 @@ BELOW: Look = {"location": "bottom", "aspect": 30, "pad": 0.02}
 """A colour bar below its panel."""
 
 
-def maze(ax: Axes, walls: Flags, goal: Array | None = None, bare: bool = False) -> Axes:
+def maze(
+    ax: Axes, walls: Flags, goal: Array | None = None, bare: bool = False, cut: float = 0.75
+) -> Axes:
     """Walls around the origin, of the outer ones a strip, and the goal as a ring.
 
-    `bare`: without axes, for panels that stand side by side.
+    Args:
+        bare: without axes, for panels that stand side by side.
+        cut: how much of the outer walls is left out, in metres.
     """
     rows, columns = walls.shape
     extent = (-columns / 2, columns / 2, -rows / 2, rows / 2)
@@ -50,8 +54,7 @@ def maze(ax: Axes, walls: Flags, goal: Array | None = None, bare: bool = False) 
     if goal is not None:
         ax.add_patch(Circle(tuple(goal), 0.45, fill=False, color=VERMILION, lw=2, zorder=5))
         ax.plot(*goal, "*", color=VERMILION, ms=9, zorder=5)
-    strip = 0.75
-    ax.set(xlim=(extent[0] + strip, extent[1] - strip), ylim=(extent[2] + strip, extent[3] - strip))
+    ax.set(xlim=(extent[0] + cut, extent[1] - cut), ylim=(extent[2] + cut, extent[3] - cut))
     ax.set(xlabel="x (m)", ylabel="y (m)", aspect="equal")
     if bare:
         ax.set(xlabel="", ylabel="", xticks=[], yticks=[])

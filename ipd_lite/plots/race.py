@@ -67,18 +67,9 @@ def _stage(
         1, len(lanes), figsize=(width, 2.85), dpi=dpi, squeeze=False, layout="none"
     )
     figure.subplots_adjust(left=0.01, right=0.99, bottom=0.08, top=0.84, wspace=0.05)
-    half = np.array(walls.shape[::-1]) / 2 - 0.8  # most of the outer wall says nothing
     panels = []
     for ax, (title, lane) in zip(axes[0], lanes.items(), strict=True):
-        maze(ax, walls, goal)
-        ax.set(
-            xlim=(-half[0], half[0]),
-            ylim=(-half[1], half[1]),
-            xticks=[],
-            yticks=[],
-            xlabel="",
-            ylabel="",
-        )
+        maze(ax, walls, goal, bare=True, cut=0.8)
         ax.set_title(title, fontsize=10, pad=3)
         ax.plot(*lane.paths[:, 0].T, "o", mfc="none", color=ORANGE, ms=6, zorder=4)
         tails = LineCollection([], color=SKY, lw=1.0, alpha=0.7, zorder=4, animated=True)

@@ -51,16 +51,7 @@ def stitch(
         onward: recordings (T, 2) that lead from the end of the imagined piece to the goal.
         background: positions (P, 2) and their V (P,), drawn pale behind all else.
     """
-    maze(ax, walls, goal)
-    half = np.array(walls.shape[::-1]) / 2 - 0.8
-    ax.set(
-        xlim=(-half[0], half[0]),
-        ylim=(-half[1], half[1]),
-        xticks=[],
-        yticks=[],
-        xlabel="",
-        ylabel="",
-    )
+    maze(ax, walls, goal, bare=True, cut=0.8)
     if background is not None:
         places, v = background
         x, y = places.T
