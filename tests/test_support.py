@@ -63,7 +63,6 @@ def test_nan_never_passes() -> None:
     states = torch.tensor([[float("nan"), 0.0], [float("inf"), 0.0], [0.0, 0.0]])
     unlimited = gate_of(torch.zeros(2, 2), threshold=float("inf"))
     assert passes(unlimited, states).tolist() == [False, False, True]
-    assert passes(None, states).tolist() == [False, False, True]
 
 
 def test_terminal_states_do_not_set_the_threshold() -> None:

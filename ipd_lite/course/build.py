@@ -20,13 +20,8 @@ from tqdm import tqdm
 from ipd_lite.paper.acting import Actor
 from ipd_lite.paper.imagination import (
     Bookkeeping,
-    Continuations,
+    ImaginationConfig,
     accept,
-    choose_starts,
-    imagined_return,
-    plan_in_chunks,
-    planning_model,
-    trusted_length,
 )
 from ipd_lite.paper.transformer import Block
 from ipd_lite.paper.world_model import WorldModel
@@ -156,31 +151,26 @@ def imagine_with(pipeline: Pipeline, paths: Callable[..., Paths]) -> Bookkeeping
 
     Starts, planner, world model, threshold and random numbers are the package's.
     """
-    config, planner, seed = pipeline.config.imagination, pipeline.config.planner, pipeline.seed
-    draw = torch.Generator(pipeline.device).manual_seed(seed)
-    start = choose_starts(pipeline.dataset, pipeline.assessment, config, draw)
-    draw = torch.Generator(pipeline.device).manual_seed(seed)
-    values, compute = pipeline.values, pipeline.compute(pipeline.config.world_model)
-    model = planning_model(values, pipeline.world_model, planner, pipeline.discount, draw, compute)
-    with torch.no_grad(), tqdm(total=config.length, desc="imagine", delay=1) as bar:
 
-        def plan(states: Tensor) -> Tensor:
-            bar.update()
-            return plan_in_chunks(states, model, planner, draw)
+    def loop(
+        states: Tensor, plan: Any, step: Any, threshold: Tensor, config: ImaginationConfig, *_: Any
+    ) -> Paths:
+        with tqdm(total=config.length, desc="imagine", delay=1) as bar:
 
-        def step(states: Tensor, actions: Tensor) -> tuple[Tensor, ...]:
-            return pipeline.world_model.step_with_uncertainty(states, actions, draw)
+            def planned(states: Tensor) -> Tensor:
+                bar.update()
+                return plan(states)  # type: ignore[no-any-return]
 
-        states = pipeline.dataset.observations[start]
-        found = paths(states, plan, step, pipeline.threshold, config.length)
-        observations, actions, rewards, terminated, known = found
-        kept = trusted_length(observations, terminated, known, pipeline.gate)
-        gain = imagined_return(observations, rewards, terminated, kept, values, pipeline.discount)
-    gain = gain - pipeline.assessment.bootstrapped[start]
-    steps = torch.arange(config.length, device=pipeline.device)
-    doubt = torch.where(steps < known[:, None], 0.0, torch.inf)  # acceptance counts what passed
-    mine = Continuations(start, observations, actions, rewards, terminated, doubt, kept, gain)
-    return accept(mine, config, pipeline.threshold)[1]
+            *found, known = paths(states, planned, step, threshold, config.length)
+        steps = torch.arange(config.length, device=states.device)
+        # The gate and the acceptance count what passed: U itself is the function's own affair.
+        doubt = torch.where(steps < known[:, None], 0.0, torch.inf)
+        return (*found, doubt)  # type: ignore[return-value]
+
+    mine = pipeline.attempt(
+        pipeline.config.imagination, pipeline.threshold, pipeline.gate, loop=loop
+    )
+    return accept(mine, pipeline.config.imagination, pipeline.threshold)[1]
 
 
 def small_model() -> tuple[WorldModel, Any, Tensor]:

@@ -11,10 +11,7 @@ from torch import Tensor
 
 from ipd_lite.paper.imagination import plan_in_chunks, planning_model
 from ipd_lite.paper.planning import PlannerConfig
-from ipd_lite.paper.training import (
-    AS_WRITTEN,
-    Compute,
-)
+from ipd_lite.paper.training import AS_WRITTEN, Compute
 from ipd_lite.paper.transformer import TransformerPolicy
 from ipd_lite.paper.values import Values
 from ipd_lite.paper.world_model import WorldModel

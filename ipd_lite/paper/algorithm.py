@@ -39,7 +39,7 @@ from ipd_lite.paper.imagination import (
     splice,
 )
 from ipd_lite.paper.planning import PlannerConfig
-from ipd_lite.paper.support import NearestStates, nearest_states
+from ipd_lite.paper.support import Gate, NearestStates, nearest_states
 from ipd_lite.paper.training import Checkpoint, Compute, ComputeConfig, Snapshots
 from ipd_lite.paper.transformer import TransformerPolicy
 from ipd_lite.paper.values import ValueConfig, Values, train_values
@@ -208,7 +208,7 @@ class IPD:
         return self.attempt(self.config.imagination, self.threshold, self.gate)
 
     def attempt(
-        self, config: ImaginationConfig, threshold: Tensor, gate: NearestStates | None = None
+        self, config: ImaginationConfig, threshold: Tensor, gate: Gate | None = None, **other: Any
     ) -> Continuations:
         """Algorithm 1 with another configuration, threshold or gate, before acceptance."""
         generator = torch.Generator(self.device).manual_seed(self.seed)
@@ -217,6 +217,7 @@ class IPD:
             self.dataset, start, self.values, self.world_model, self.config.planner, config,
             threshold=threshold, gate=gate, assessment=self.assessment, discount=self.discount,
             seed=self.seed, compute=self.compute(self.config.world_model), progress=self.progress,
+            **other,
         )  # fmt: skip
 
     @cached_property

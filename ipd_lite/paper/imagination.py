@@ -201,6 +201,47 @@ def choose_starts(
     return pool[torch.cat(order)[: config.starts]] if rounds else pool[:0]
 
 
+Paths = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+"""Observations (B, T + 1, O), actions (B, T, A), rewards, terminated and U (B, T)."""
+
+
+def imagined_paths(
+    states: Tensor,
+    choose: Callable[[Tensor], Tensor],
+    step: Callable[[Tensor, Tensor], tuple[Tensor, ...]],
+    threshold: Tensor,
+    config: ImaginationConfig,
+    actions: int,
+    progress: bool = False,
+) -> Paths:
+    """The loop of Algorithm 1 from `states` (B, O), all at once: plan, step, repeat.
+
+    Paths that failed the threshold of U or terminated are not computed further.
+
+    Args:
+        choose: planned actions for states. step: next states, rewards, terminated and U of states
+            and actions. actions: entries of an action.
+    """
+    count, length = len(states), config.length
+    observations = states[:, None].repeat(1, length + 1, 1)
+    taken = states.new_zeros(count, length, actions)
+    rewards = states.new_zeros(count, length)
+    terminated = torch.zeros_like(rewards, dtype=torch.bool)
+    # Steps that are never imagined count as unknown: they fail every threshold.
+    uncertainty = torch.full_like(rewards, torch.inf)
+    active = torch.arange(count, device=states.device)
+    for t in tqdm(range(length), desc="imagine", unit="step", disable=not progress):
+        if not len(active):
+            break
+        action = choose(observations[active, t])
+        following, reward, ended, doubt = step(observations[active, t], action)
+        observations[active, t + 1], taken[active, t] = following, action
+        rewards[active, t], terminated[active, t], uncertainty[active, t] = reward, ended, doubt
+        passed = inside_threshold(uncertainty[active, : t + 1], threshold, config.cumulative)
+        active = active[passed[:, -1] & ~ended]
+    return observations, taken, rewards, terminated, uncertainty
+
+
 @torch.no_grad()
 def imagine(
     dataset: OfflineDataset,
@@ -217,43 +258,25 @@ def imagine(
     gate: Gate | None = None,
     compute: Compute = AS_WRITTEN,
     progress: bool = False,
+    loop: Callable[..., Paths] = imagined_paths,
 ) -> Continuations:
-    """Plan, step, repeat: continuations from transitions `start` (B,), all at once.
+    """Continuations from transitions `start` (B,), cut back to where `gate` trusts V.
 
-    Continuations that failed the threshold of U or terminated are not computed further; all are
-    cut back to where `gate` trusts V. `compute` holds for the planner alone: the steps that become
-    data, and U, are float32 as the threshold is.
+    `compute` holds for the planner alone: the steps that become data, and U, are float32 as the
+    threshold is. `loop` takes the place of :func:`imagined_paths`.
     """
-    device = dataset.device
-    generator = torch.Generator(device).manual_seed(seed)
+    generator = torch.Generator(dataset.device).manual_seed(seed)
     model = planning_model(values, world_model, planner, discount, generator, compute)
-    count, length = len(start), config.length
-    width, action_width = dataset.observations.shape[1], dataset.actions.shape[1]
-    observations = dataset.observations[start][:, None].repeat(1, length + 1, 1)
-    actions = torch.zeros(count, length, action_width, device=device)
-    rewards = torch.zeros(count, length, device=device)
-    terminated = torch.zeros(count, length, dtype=torch.bool, device=device)
-    # Steps that are never imagined count as unknown: they fail every threshold.
-    uncertainty = torch.full((count, length), torch.inf, device=device)
-    active = torch.arange(count, device=device)
-    for step in tqdm(range(length), desc="imagine", unit="step", disable=not progress):
-        if not len(active):
-            break
-        states = observations[active, step]
-        action = plan_in_chunks(states, model, planner, generator)
-        following, reward, ended, doubt = world_model.step_with_uncertainty(
-            states, action, generator
-        )
-        observations[active, step + 1] = following
-        actions[active, step], rewards[active, step] = action, reward
-        terminated[active, step], uncertainty[active, step] = ended, doubt
-        passed = inside_threshold(uncertainty[active, : step + 1], threshold, config.cumulative)
-        active = active[passed[:, -1] & ~ended]
+    observations, actions, rewards, terminated, uncertainty = loop(
+        dataset.observations[start],
+        lambda states: plan_in_chunks(states, model, planner, generator),
+        lambda states, action: world_model.step_with_uncertainty(states, action, generator),
+        threshold, config, dataset.actions.shape[1], progress,
+    )  # fmt: skip
     passed = inside_threshold(uncertainty, threshold, config.cumulative)
     kept = trusted_length(observations, terminated, passed.sum(1), gate)
     gain = imagined_return(observations, rewards, terminated, kept, values, discount)
     gain = gain - assessment.bootstrapped[start]
-    assert observations.shape == (count, length + 1, width)
     return Continuations(start, observations, actions, rewards, terminated, uncertainty, kept, gain)
 
 

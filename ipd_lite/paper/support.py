@@ -37,10 +37,8 @@ class Gate(Protocol):
         """How far states (B, O) are from where values can be trusted, (B,)."""
 
 
-def passes(gate: Gate | None, states: Tensor) -> Tensor:
+def passes(gate: Gate, states: Tensor) -> Tensor:
     """Which states (B, O) are inside the gate, (B,) bool; a distance that is not finite is not."""
-    if gate is None:
-        return states.isfinite().all(-1)
     distance = gate.distance(states)
     return (distance <= gate.threshold) & distance.isfinite()
 
