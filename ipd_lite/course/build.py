@@ -159,7 +159,7 @@ def imagine_with(pipeline: Pipeline, paths: Callable[..., Paths]) -> Bookkeeping
 
             def planned(states: Tensor) -> Tensor:
                 bar.update()
-                return plan(states)  # type: ignore[no-any-return]
+                return plan(states)
 
             *found, known = paths(states, planned, step, threshold, config.length)
         steps = torch.arange(config.length, device=states.device)

@@ -71,12 +71,8 @@ class DistillationConfig:
 
     def __post_init__(self) -> None:
         require(self.context >= 1, "distillation.context", self.context, "at least 1")
-        require(
-            0 <= self.imagined_share <= 1,
-            "distillation.imagined_share",
-            self.imagined_share,
-            "0 <= share <= 1",
-        )
+        share = 0 <= self.imagined_share <= 1
+        require(share, "distillation.imagined_share", self.imagined_share, "0 <= share <= 1")
         require(self.evaluations >= 1, "distillation.evaluations", self.evaluations, "at least 1")
 
     @property

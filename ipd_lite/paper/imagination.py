@@ -64,8 +64,6 @@ class ImaginationConfig:
 
 
 P = ParamSpec("P")
-
-
 R = TypeVar("R")
 
 
@@ -214,9 +212,7 @@ def imagined_paths(
     actions: int,
     progress: bool = False,
 ) -> Paths:
-    """The loop of Algorithm 1 from `states` (B, O), all at once: plan, step, repeat.
-
-    Paths that failed the threshold of U or terminated are not computed further.
+    """The loop of Algorithm 1 from `states` (B, O): plan, step, until U is too large or it ends.
 
     Args:
         choose: planned actions for states. step: next states, rewards, terminated and U of states

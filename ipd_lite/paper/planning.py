@@ -32,12 +32,8 @@ class PlannerConfig:
 
     def __post_init__(self) -> None:
         require(self.horizon >= 1, "planner.horizon", self.horizon, "at least 1")
-        require(
-            1 <= self.top <= self.candidates,
-            "planner.top",
-            self.top,
-            f"between 1 and planner.candidates ({self.candidates})",
-        )
+        expected = f"between 1 and planner.candidates ({self.candidates})"
+        require(1 <= self.top <= self.candidates, "planner.top", self.top, expected)
 
 
 @dataclass(frozen=True)
