@@ -18,11 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ipd_lite.paper.acting import Actor
-from ipd_lite.paper.imagination import (
-    Bookkeeping,
-    ImaginationConfig,
-    accept,
-)
+from ipd_lite.paper.imagination import Bookkeeping, ImaginationConfig, Paths, accept
 from ipd_lite.paper.transformer import Block
 from ipd_lite.paper.world_model import WorldModel
 from ipd_lite.report import diagnostics
@@ -31,7 +27,7 @@ from ipd_lite.tasks.mazes import Geometry, touches_wall
 from ipd_lite.tasks.rollout import rollout
 
 T = TypeVar("T")
-Paths = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+CountedPaths = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 """Imagined paths: observations (B, T + 1, O), actions (B, T, A), rewards and terminated (B, T), and
 how many steps of each are kept (B,)."""
 
@@ -146,7 +142,7 @@ def wall_distance(maze: Geometry, positions: NDArray[np.float64]) -> NDArray[np.
     return distance
 
 
-def imagine_with(pipeline: Pipeline, paths: Callable[..., Paths]) -> Bookkeeping:
+def imagine_with(pipeline: Pipeline, paths: Callable[..., CountedPaths]) -> Bookkeeping:
     """What is accepted when `paths(start, plan, step, threshold, length)` is Algorithm 1's loop.
 
     Starts, planner, world model, threshold and random numbers are the package's.

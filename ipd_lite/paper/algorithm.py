@@ -31,11 +31,13 @@ from ipd_lite.paper.imagination import (
     Bookkeeping,
     Continuations,
     ImaginationConfig,
+    Paths,
     accept,
     assess,
     augment,
     choose_starts,
     imagine,
+    imagined_paths,
     splice,
 )
 from ipd_lite.paper.planning import PlannerConfig
@@ -208,16 +210,20 @@ class IPD:
         return self.attempt(self.config.imagination, self.threshold, self.gate)
 
     def attempt(
-        self, config: ImaginationConfig, threshold: Tensor, gate: Gate | None = None, **other: Any
+        self,
+        config: ImaginationConfig,
+        threshold: Tensor,
+        gate: Gate | None = None,
+        loop: Callable[..., Paths] = imagined_paths,
     ) -> Continuations:
-        """Algorithm 1 with another configuration, threshold or gate, before acceptance."""
+        """Algorithm 1 with another configuration, threshold, gate or loop, before acceptance."""
         generator = torch.Generator(self.device).manual_seed(self.seed)
         start = choose_starts(self.dataset, self.assessment, config, generator)
         return imagine(
             self.dataset, start, self.values, self.world_model, self.config.planner, config,
             threshold=threshold, gate=gate, assessment=self.assessment, discount=self.discount,
             seed=self.seed, compute=self.compute(self.config.world_model), progress=self.progress,
-            **other,
+            loop=loop,
         )  # fmt: skip
 
     @cached_property

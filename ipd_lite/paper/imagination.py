@@ -214,9 +214,8 @@ def imagined_paths(
 ) -> Paths:
     """The loop of Algorithm 1 from `states` (B, O): plan, step, until U is too large or it ends.
 
-    Args:
-        choose: planned actions for states. step: next states, rewards, terminated and U of states
-            and actions. actions: entries of an action.
+    `choose` plans actions for states, `step` gives next states, rewards, terminated and U of both;
+    an action has `actions` entries.
     """
     count, length = len(states), config.length
     observations = states[:, None].repeat(1, length + 1, 1)
@@ -269,6 +268,7 @@ def imagine(
         lambda states, action: world_model.step_with_uncertainty(states, action, generator),
         threshold, config, dataset.actions.shape[1], progress,
     )  # fmt: skip
+    assert observations.shape == (len(start), config.length + 1, dataset.observations.shape[1])
     passed = inside_threshold(uncertainty, threshold, config.cumulative)
     kept = trusted_length(observations, terminated, passed.sum(1), gate)
     gain = imagined_return(observations, rewards, terminated, kept, values, discount)

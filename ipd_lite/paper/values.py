@@ -243,12 +243,9 @@ def train_values(
         bounds = value_bounds(dataset.rewards, config.discount)
         loss_of = accelerated(loss or iql_loss, dataset.device, compute)
         for step in checkpoint.steps(
-            "values",
-            config.updates,
-            modules={"values": values},
-            optimizers={"adam": descent.optimizer},
-            generators={"batches": generator},
-        ):
+            "values", config.updates, modules={"values": values},
+            optimizers={"adam": descent.optimizer}, generators={"batches": generator},
+        ):  # fmt: skip
             batch = dataset.sample(config.batch_size, generator)
             value, logs = loss_of(values, batch, config, bounds)
             descent.step(step, value)
@@ -293,9 +290,7 @@ def diagnose(values: Values, dataset: OfflineDataset, discount: float) -> ValueD
     ends = dataset.starts + dataset.lengths - 1
     complete = dataset.terminated[ends][dataset.episode]
     returns = dataset.returns_to_go(discount)
-    outside = torch.maximum(low - v.min(), v.max() - high).clamp_min(0) / (high - low).clamp_min(
-        1e-6
-    )
+    outside = torch.maximum(low - v.min(), v.max() - high).clamp_min(0)
     nothing = torch.full((1,), float("nan"), device=v.device)
     rewards = dataset.rewards.clone()
     cut = dataset.truncated
@@ -310,7 +305,7 @@ def diagnose(values: Values, dataset: OfflineDataset, discount: float) -> ValueD
         v_highest=float(v.max()),
         bound_low=float(low),
         bound_high=float(high),
-        violation=float(outside),
+        violation=float(outside / (high - low).clamp_min(1e-6)),
         rank_correlation=_correlation(_ranks(v), _ranks(following)) if varies else float("nan"),
         spread=float(v.std() / following.std()) if varies else float("nan"),
     )
