@@ -22,7 +22,8 @@ from ipd_lite.tasks import fetch
 from ipd_lite.tasks.fetch import download, import_d4rl
 from ipd_lite.tasks.load import load_task
 from ipd_lite.tasks.registry import TASKS, get_task
-from tests.helpers import counting_episodes, episode_lists
+from ipd_lite.tasks.task import Task
+from tests.helpers import episode_lists
 from tests.test_minari import FIELDS
 
 TASK = get_task("hopper-medium-v2")
@@ -275,8 +276,21 @@ def test_offline_import_says_so(datasets: Path, monkeypatch: pytest.MonkeyPatch)
 REMOTE = get_task("door-human")
 
 
-def stored_at(dataset: str) -> None:
-    save_minari(from_episodes(counting_episodes([3, 2]), dataset), dataset)
+WIDTHS = {"D4RL/door/human-v2": (39, 28), "mujoco/hopper/medium-v0": (11, 3)}
+
+
+def stored_at(dataset: str, narrower: int = 0) -> None:
+    observations, actions = WIDTHS[dataset]
+    episodes = [
+        Episode(
+            np.zeros((length + 1, observations - narrower)),
+            np.zeros((length, actions)),
+            np.zeros(length),
+            terminated=False,
+        )
+        for length in (3, 2)
+    ]
+    save_minari(from_episodes(episodes, dataset), dataset)
 
 
 def test_download_puts_a_checked_dataset_in_its_place(
@@ -318,6 +332,28 @@ def test_damaged_download_leaves_nothing(datasets: Path, monkeypatch: pytest.Mon
     with pytest.raises(DataError, match="D4RL/door/human-v2: cannot be read"):
         download(REMOTE)
     assert list(datasets.iterdir()) == []
+
+
+def test_download_of_another_width_replaces_nothing(
+    datasets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(minari, "download_dataset", stored_at)
+    before = download(REMOTE).fingerprint()
+    monkeypatch.setattr(minari, "download_dataset", lambda name: stored_at(name, narrower=1))
+    with pytest.raises(DataError, match=r"has observations of shape .39,., .* has .38,."):
+        download(REMOTE, replace_existing=True)
+    assert load_task(REMOTE).fingerprint() == before
+
+
+def test_an_environment_that_is_not_installed_does_not_prevent_a_download(
+    datasets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(self: Any) -> Any:
+        raise ModuleNotFoundError("gymnasium_robotics")
+
+    monkeypatch.setattr(minari, "download_dataset", stored_at)
+    monkeypatch.setattr(Task, "make", missing)
+    assert download(REMOTE).episodes == 2
 
 
 def test_minari_locomotion_warns_that_it_is_not_d4rl(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,11 +23,13 @@ from minari.data_collector import EpisodeBuffer
 from ipd_lite.cli import main
 from ipd_lite.data.episodes import Episode, from_episodes
 from ipd_lite.data.minari_files import load_minari, local_path, save_minari
+from ipd_lite.paper.acting import FunctionActor
 from ipd_lite.paper.dataset import DataError
-from ipd_lite.settings import preset
+from ipd_lite.settings import EvaluationConfig, preset
 from ipd_lite.study.pipeline import Pipeline
 from ipd_lite.study.run import evaluate_again, run
 from ipd_lite.study.spec import other_data
+from ipd_lite.tasks import rollout as rollouts
 from ipd_lite.tasks.load import load_task
 from ipd_lite.tasks.own_data import open_task
 from ipd_lite.tasks.registry import TASKS, get_task
@@ -129,6 +133,15 @@ def test_registered_task_with_other_data(swings: str, monkeypatch: pytest.Monkey
     with pytest.raises(DataError, match="Hopper-v5 has observations"):
         open_task("hopper-medium", swings)
     assert open_task("hopper-medium") is get_task("hopper-medium")
+
+    def missing(*_: Any, **__: Any) -> Any:
+        raise gym.error.DependencyNotInstalled("no MuJoCo")
+
+    monkeypatch.setattr(gym, "make", missing)
+    blind = open_task("pendulum", swings)
+    assert (blind.environment, blind.no_environment) == (
+        "", "Pendulum-v1 cannot be made: no MuJoCo"
+    )  # fmt: skip
     with pytest.raises(DataError, match="name a task or a dataset"):
         open_task()
 
@@ -253,6 +266,29 @@ def test_faults_of_the_environment_leave_a_trained_policy(
     with pytest.warns(UserWarning, match=f"odd-v0: trained, but not evaluated: .*{message}"):
         assert run(task, "bc", 0, smoke(), out=tmp_path, device="cpu").empty
     assert (tmp_path / task.name / "bc" / "seed-0" / "policy.safetensors").exists()
+
+
+def test_an_environment_that_does_not_answer_is_named_while_it_is_waited_for(
+    datasets: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = open_task(dataset=odd_dataset())
+    monkeypatch.setattr(rollouts, "PATIENCE", 0.05)
+    asked = threading.Event()
+
+    def hangs(self: Odd, action: Any) -> Any:
+        if not asked.is_set():
+            asked.set()
+            # Until the line is there, so that no clock decides.
+            while "has not answered" not in (told := capsys.readouterr().err):
+                time.sleep(0.01)
+            assert "Odd-v0" in told and "`ipd-lite evaluate`" in told
+        return np.zeros(2, np.float32), 1.0, True, False, {}
+
+    monkeypatch.setattr(Odd, "step", hangs)
+    actor = FunctionActor(lambda observations: torch.zeros(len(observations), 1))
+    config = EvaluationConfig(episodes=2, slots=1)
+    assert rollouts.rollout(task, actor, config).returns.tolist() == [1.0, 1.0]
+    assert asked.is_set()
 
 
 @pytest.mark.parametrize(("fault", "rate"), [("", 1.0), ("success", np.nan)])

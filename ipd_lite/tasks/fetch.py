@@ -45,7 +45,8 @@ def download(task: Task, replace_existing: bool = False) -> OfflineDataset:
     """Fetch the task's dataset from Minari's server, check it, and put it in its place.
 
     Raises:
-        DataError: it is not on the server, is here already, or the server cannot be reached.
+        DataError: it is not on the server, is here already, does not fit the task's environment,
+            or the server cannot be reached; what was there before stays.
     """
     if not task.remote_dataset:
         how = task.command or "there is nothing to fetch"
@@ -62,6 +63,7 @@ def download(task: Task, replace_existing: bool = False) -> OfflineDataset:
             with datasets_folder(partial):
                 minari.download_dataset(task.remote_dataset)
                 data = load_minari(task.remote_dataset)
+            check_fit(task, data)
         except DataError:
             raise
         except Exception as error:  # every way in which a network can fail

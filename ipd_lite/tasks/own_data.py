@@ -72,7 +72,11 @@ def open_task(
     source = read_metadata(dataset)["dataset_id"]
     found = replace(found, dataset=dataset, source=source)
     check_fit(found)
-    env = gym.make(found.spec or found.environment)
+    try:
+        env = gym.make(found.spec or found.environment)
+    except ANYTHING as error:
+        fault = EnvironmentFault(f"{found.environment} cannot be made: {one_line(error)}")
+        return _without_environment(found, fault)
     found = replace(found, actions=load_once(dataset, actions=_box(env.action_space))[1])
     env.close()
     return found
@@ -175,11 +179,16 @@ def _misfit(
 def check_fit(task: Task, data: OfflineDataset | None = None) -> None:
     """Compare data (None = the task's own) with the task's environment, before any training.
 
+    An environment that cannot be made here has no say: data may be fetched and trained on without.
+
     Raises:
         DataError: observations or actions have another width.
     """
     widths = (data.observations.shape[1], data.actions.shape[1]) if data else _widths(task.dataset)
-    env = task.make()
+    try:
+        env = task.make()
+    except ANYTHING:
+        return
     why = _misfit(env, task.environment, data.name if data else task.dataset, *widths)
     env.close()
     if why:

@@ -7,6 +7,8 @@ whose episode ended takes the next one.
 
 from __future__ import annotations
 
+import sys
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +29,42 @@ ANYTHING = (Exception, SystemExit)
 
 class EnvironmentFault(RuntimeError):
     """An environment that cannot be evaluated; the message names it and what it did."""
+
+
+PATIENCE = 60.0
+"""Seconds without an answer after which a rollout says whom it waits for."""
+
+
+class _Watch:
+    """Says once, on standard error, that an environment gives no answer: a simulator that hangs
+    (a window, a licence server, a socket) looks like a long evaluation otherwise."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.answers = 0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def _look(self) -> None:
+        seen = -1
+        while not self._over.wait(PATIENCE):
+            if seen == self.answers:
+                print(
+                    f"{self.name} has not answered for {PATIENCE:.0f} s; still waiting. Ctrl+C "
+                    "stops: what was trained is stored, and `ipd-lite evaluate` measures it later",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                return
+            seen = self.answers
+
+    def __enter__(self) -> _Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
 
 
 @dataclass(frozen=True)
@@ -76,14 +114,15 @@ def rollout(
     episode = list(range(slots))
     waiting = iter(range(slots, config.episodes))
     name = task.environment
-    observations = np.stack(
-        [_reset(env, config.seed + i, name) for i, env in enumerate(environments)]
-    )
     rewards = np.zeros(slots, dtype=np.float32)
     actor.begin(slots)
     actor.reset(torch.arange(slots, device=device))
     active = list(range(slots))
-    with tqdm(total=config.episodes, desc="evaluate", unit="episode", disable=not progress) as bar:
+    bar = tqdm(total=config.episodes, desc="evaluate", unit="episode", disable=not progress)
+    with _Watch(name) as watch, bar:
+        observations = np.stack(
+            [_reset(env, config.seed + i, name) for i, env in enumerate(environments)]
+        )
         while active:
             actions = actor.act(
                 torch.as_tensor(observations[active], device=device),
@@ -93,6 +132,7 @@ def rollout(
             begun = []
             for slot, action in zip(list(active), actions.clamp(-1, 1).cpu().numpy(), strict=True):
                 observations[slot], reward, over, arrived = _step(environments[slot], action, name)
+                watch.answers += 1
                 rewards[slot] = reward
                 number = episode[slot]
                 returns[number] += reward
