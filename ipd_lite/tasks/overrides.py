@@ -43,10 +43,12 @@ CAUTIOUS: dict[str, Any] = {
 # PAPER SILENT.
 ON_SUPPORT: dict[str, Any] = {
     "distillation.alpha": 0.0,
+    "distillation.imagined_share": 0.1,
     "planner.top": 3,
     "planner.later_noise": 0.0,
     "imagination.starts": 3_000,
-    "imagination.bootstrap_steps": 100,
+    "planner.first_noise": 0.05,
+    "imagination.bootstrap_steps": 1_000,
     "imagination.support_quantile": 0.5,
     "imagination.require_improvement": True,
     "evaluation.ask": "quantile",
