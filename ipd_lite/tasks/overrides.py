@@ -60,6 +60,7 @@ LOCOMOTION: dict[str, Any] = {
     **CAUTIOUS,
     **ON_SUPPORT,
     "data.reward_scale": "return range",
+    "values.discount": 0.997,
     "values.expectile": 0.7,
     "values.temperature": 3.0,
 }
