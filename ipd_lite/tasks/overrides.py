@@ -69,6 +69,7 @@ LOCOMOTION: dict[str, Any] = {
     **ON_SUPPORT,
     "data.reward_scale": "return range",
     "values.discount": 0.997,
+    "values.target_rate": 0.1,
     "values.expectile": 0.7,
     "values.temperature": 3.0,
 }
