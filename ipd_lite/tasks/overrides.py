@@ -57,11 +57,11 @@ ON_SUPPORT: dict[str, Any] = {
 
 # A discount of 0.99 does not see a fall 300 steps ahead, and a fast gait that ends in one earns the
 # greatest returns; nor does a token of 100 steps. A longer discount wants a faster target network:
-# 20,000 updates at a rate of 0.02 are about 400 sweeps, and 0.997^400 = 0.3 of V's way is left (mean
-# V 179 where tokens have 233); at 0.1 it arrives (242, 248). Then imagined tokens are as high as
-# recorded ones, and IPD minds less what it is asked for: the quantiles 0.5, 0.7, 0.8, 0.9, 0.95 give
-# 93 90 96 96 91 on walker2d full-replay (rate 0.02: 89 35 29 73 73; nothing imagined, rate 0.1:
-# 57 20 68 94 95).
+# 20,000 updates at a rate of 0.02 are about 400 sweeps, and 0.997^400 = 0.3 of V's way is left
+# (mean V 179 where tokens have 233); at 0.1 it arrives (242, 248). Then imagined tokens are as high
+# as recorded ones, and IPD minds less what it is asked for: the quantiles 0.5, 0.7, 0.8, 0.9, 0.95
+# give 93 90 96 96 91 on walker2d full-replay (rate 0.02: 89 35 29 73 73; nothing imagined, rate
+# 0.1: 57 20 68 94 95).
 # Scores on the four tuning sets, seed 100:
 #   discount, rate, token         IQL                    nothing imagined       IPD
 #   0.99, 0.02, 100 steps         69.5 46.7 39.7 89.7    31.4 36.9 75.0 93.4    11.0 67.9 96.3 94.6
