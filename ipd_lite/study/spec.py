@@ -204,11 +204,11 @@ def expand(
     for block in spec.runs:
         names = dict.fromkeys((*here(), *datasets) if HERE in block.tasks else block.tasks)
         order |= names
+        configs = {name: get_task(name).config(spec.preset) for name in names}
         for seed, task, (variant, changes), method in itertools.product(
             block.seeds, names, list(block.variants()), block.methods
         ):
-            config = get_task(task).config(spec.preset)
-            unit = Unit(task, method, seed, config, variant, datasets.get(task, ""), changes)
+            unit = Unit(task, method, seed, configs[task], variant, datasets.get(task, ""), changes)
             unit.check()
             if found.setdefault((task, unit.label, seed), unit) != unit:
                 raise ValueError(
