@@ -107,7 +107,7 @@ def check(part: Any, stage: str, changes: Mapping[str, Any] | None = None) -> No
     Raises:
         ValueError: naming field, value and what was expected.
     """
-    hints = types_of(type(part))
+    hints = types_of(type(part))  # type: ignore[arg-type]  # every class has a hash
     for name, value in (vars(part) if changes is None else changes).items():
         label, kinds = f"{stage}.{name}", get_args(hints[name]) or (hints[name],)
         if value is None and type(None) in kinds:

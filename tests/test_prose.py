@@ -27,6 +27,7 @@ CONSTANTS = {
     "02-10": {"0.98"},  # the slider's last tau
     "03-22": {"0.25"},  # what the check asks about
     "03-28": {"68 %"},  # one standard deviation
+    "a743adaa": {"0.99", "0.997"},  # two discounts
     "06-11": {"2.5", "97.5"},  # the ends of an interval of 95 %
     "07-20": {"0.97"},  # discount
     "07-27": {"0.1"},  # a rule of thumb
