@@ -95,7 +95,7 @@ RANGES = {
 
 
 @functools.cache
-def types_of(kind: type) -> dict[str, Any]:
+def field_types(kind: type) -> dict[str, Any]:
     """The type of every field. Evaluating annotations takes a millisecond; a study asks ten
     thousand times."""
     return get_type_hints(kind)
@@ -107,7 +107,7 @@ def check(part: Any, stage: str, changes: Mapping[str, Any] | None = None) -> No
     Raises:
         ValueError: naming field, value and what was expected.
     """
-    hints = types_of(type(part))  # type: ignore[arg-type]  # every class has a hash
+    hints = field_types(type(part))  # type: ignore[arg-type]  # every class has a hash
     for name, value in (vars(part) if changes is None else changes).items():
         label, kinds = f"{stage}.{name}", get_args(hints[name]) or (hints[name],)
         if value is None and type(None) in kinds:
@@ -318,5 +318,5 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     Raises:
         TypeError: an unknown field.
     """
-    kinds = types_of(Config)
+    kinds = field_types(Config)
     return Config(**{k: kinds[k](**v) if isinstance(v, dict) else v for k, v in values.items()})

@@ -33,7 +33,7 @@ from ipd_lite.settings import EvaluationConfig, check_number
 from ipd_lite.tasks.load import find, load_once
 from ipd_lite.tasks.overrides import OWN_DATA
 from ipd_lite.tasks.registry import get_task
-from ipd_lite.tasks.rollout import ANYTHING, EnvironmentFault, rollout
+from ipd_lite.tasks.rollout import ANYTHING, EnvironmentFault, not_made, rollout
 from ipd_lite.tasks.task import Task
 
 RANDOM_EPISODES = 10
@@ -75,8 +75,7 @@ def open_task(
     try:
         env = gym.make(found.spec or found.environment)
     except ANYTHING as error:
-        fault = EnvironmentFault(f"{found.environment} cannot be made: {one_line(error)}")
-        return _without_environment(found, fault)
+        return _without_environment(found, not_made(found, error))
     found = replace(found, actions=load_once(dataset, actions=_box(env.action_space))[1])
     env.close()
     return found

@@ -31,6 +31,11 @@ class EnvironmentFault(RuntimeError):
     """An environment that cannot be evaluated; the message names it and what it did."""
 
 
+def not_made(task: Task, error: BaseException) -> EnvironmentFault:
+    """The fault of an environment that cannot be made."""
+    return EnvironmentFault(f"{task.environment} cannot be made: {one_line(error)}")
+
+
 PATIENCE = 60.0
 """Seconds without an answer after which a rollout says whom it waits for."""
 
@@ -107,7 +112,7 @@ def rollout(
     try:
         environments = _pool(task, slots)
     except ANYTHING as error:
-        raise EnvironmentFault(f"{task.environment} cannot be made: {one_line(error)}") from error
+        raise not_made(task, error) from error
     returns = np.zeros(config.episodes)
     steps = np.zeros(config.episodes, dtype=np.int64)
     success = np.full(config.episodes, np.nan)
