@@ -26,6 +26,7 @@ from ipd_lite import files, plots, settings
 from ipd_lite.course import checks, example, race, widgets
 from ipd_lite.report import diagnostics, oracle
 from ipd_lite.study import pipeline
+from ipd_lite.tasks import rollout
 from ipd_lite.tasks.collect import collect
 from ipd_lite.tasks.registry import get_task
 from ipd_lite.tasks.task import Task
@@ -93,6 +94,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setattr(checks, name, lambda answer: None)
     make = Task.make
     monkeypatch.setattr(Task, "make", lambda task: TimeLimit(make(task), 6))
+    monkeypatch.setattr(rollout, "_environments", {})  # six steps for these notebooks alone
     monkeypatch.setattr(
         race, "_run", lambda actor, starts, goal, limit: run(actor, starts, goal, 3)
     )
