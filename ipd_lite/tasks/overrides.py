@@ -50,6 +50,7 @@ ON_SUPPORT: dict[str, Any] = {
     "imagination.starts": 3_000,
     "imagination.bootstrap_steps": 1_000,
     "imagination.support_quantile": 0.5,
+    "imagination.end_value": "recorded",
     "imagination.require_improvement": True,
     "evaluation.ask": "quantile",
 }
