@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from ipd_lite.course.stitching import plan_with_paths
 from ipd_lite.data.episodes import Episode, from_episodes
 from ipd_lite.paper.acting import PlanningActor
 from ipd_lite.paper.dataset import OfflineDataset
@@ -25,7 +26,6 @@ from ipd_lite.paper.imagination import (
     choose_starts,
     imagine,
     plan_in_chunks,
-    plan_with_paths,
     planning_model,
     splice,
     trusted_length,
@@ -265,14 +265,12 @@ def test_starts_visit_every_step_once_before_any_twice(
     dataset = line_dataset([float(i) for i in range(size)])
     suboptimal = torch.arange(size) < marked
     assessment = replace(blank_assessment(dataset), suboptimal=suboptimal)
-    for choice, pool in (("suboptimal", suboptimal), ("uniform", torch.ones_like(suboptimal))):
-        config = ImaginationConfig(starts=starts, start_choice=choice)  # type: ignore[arg-type]
-        found = choose_starts(dataset, assessment, config, torch.Generator().manual_seed(seed))
-        visits = torch.bincount(found, minlength=size)
-        assert (visits[~pool] == 0).all()
-        assert len(found) == (starts if pool.any() else 0)
-        if pool.any():
-            assert int(visits[pool].max() - visits[pool].min()) <= 1
+    found = choose_starts(assessment, starts, torch.Generator().manual_seed(seed))
+    visits = torch.bincount(found, minlength=size)
+    assert (visits[~suboptimal] == 0).all()
+    assert len(found) == (starts if suboptimal.any() else 0)
+    if suboptimal.any():
+        assert int(visits[suboptimal].max() - visits[suboptimal].min()) <= 1
 
 
 @st.composite
@@ -425,7 +423,7 @@ def test_no_tensor_forgets_the_device_of_its_data() -> None:
     with torch.device("meta"):
         with pytest.raises(RuntimeError, match="meta"):
             _ = dataset.rewards + torch.zeros(3)
-        start = choose_starts(dataset, assessment, ImaginationConfig(starts=5), generator)
+        start = choose_starts(assessment, 5, generator)
         found = imagine(
             dataset,
             start,

@@ -11,9 +11,11 @@ from torch import Tensor
 from ipd_lite import plots
 from ipd_lite.course.race import steps_to_goal
 from ipd_lite.paper.dataset import OfflineDataset
-from ipd_lite.paper.imagination import plan_with_paths
+from ipd_lite.paper.imagination import planning_model
+from ipd_lite.paper.planning import Plan, PlannerConfig, plan
 from ipd_lite.paper.uncertainty import inside_threshold
 from ipd_lite.paper.values import Values
+from ipd_lite.paper.world_model import WorldModel
 from ipd_lite.report import diagnostics
 from ipd_lite.study.pipeline import Pipeline
 from ipd_lite.tasks.mazes import GOAL_RADIUS, Array, Geometry
@@ -213,3 +215,18 @@ def _apart(stitches: list[plots.Stitch], count: int, metres: float = 1.5) -> lis
         if len(chosen) == count:
             break
     return chosen
+
+
+@torch.no_grad()
+def plan_with_paths(
+    states: Tensor,
+    values: Values,
+    world_model: WorldModel,
+    config: PlannerConfig,
+    discount: float,
+    seed: int,
+) -> Plan:
+    """One plan per state with every candidate's imagined path."""
+    generator = torch.Generator(states.device).manual_seed(seed)
+    model = planning_model(values, world_model, config, discount, generator)
+    return plan(states, model, config, generator, keep_paths=True)

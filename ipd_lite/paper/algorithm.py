@@ -227,7 +227,7 @@ class IPD:
     ) -> Continuations:
         """Algorithm 1 with another configuration, threshold, gate or loop, before acceptance."""
         generator = torch.Generator(self.device).manual_seed(self.seed)
-        start = choose_starts(self.dataset, self.assessment, config, generator)
+        start = choose_starts(self.assessment, config.starts, generator)
         return imagine(
             self.dataset, start, self.values, self.world_model, self.config.planner, config,
             threshold=threshold, gate=gate, assessment=self.assessment, discount=self.discount,

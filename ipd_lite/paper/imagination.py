@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from ipd_lite.paper.dataset import OfflineDataset, concatenate
 from ipd_lite.paper.nets import in_chunks
-from ipd_lite.paper.planning import Model, Plan, PlannerConfig, plan
+from ipd_lite.paper.planning import Model, PlannerConfig, plan
 from ipd_lite.paper.shortfall import bootstrapped_returns, shortfall, suboptimal_steps
 from ipd_lite.paper.support import Gate, passes
 from ipd_lite.paper.training import AS_WRITTEN, Compute, accelerated, require
@@ -33,7 +33,6 @@ class ImaginationConfig:
 
     starts: int = 6_000
     """Imagined continuations; scaled by the augmentation-amount ablation."""
-    start_choice: Literal["suboptimal", "uniform"] = "suboptimal"
     suboptimal_fraction: float = 0.5  # PAPER SILENT
     """Steps whose shortfall lies in this upper fraction of the data count as suboptimal."""
     bootstrap_steps: int = 5
@@ -182,24 +181,17 @@ class Bookkeeping:
     """Long enough for the gate on U, but not up to a state whose value can be trusted."""
 
 
-def choose_starts(
-    dataset: OfflineDataset,
-    assessment: Assessment,
-    config: ImaginationConfig,
-    generator: torch.Generator,
-) -> Tensor:
-    """Transitions (B,) to continue from: suboptimal steps, or all of them ("uniform")."""
-    pool = torch.arange(len(dataset), device=dataset.device)
-    if config.start_choice == "suboptimal":
-        pool = pool[assessment.suboptimal]
+def choose_starts(assessment: Assessment, starts: int, generator: torch.Generator) -> Tensor:
+    """Suboptimal transitions (B,) to continue from; none if no step is suboptimal."""
+    (pool,) = torch.nonzero(assessment.suboptimal, as_tuple=True)
     if not len(pool):
         return pool
     # Every step once before any comes twice.
-    rounds = -(-config.starts // len(pool))
+    rounds = -(-starts // len(pool))
     order = [
         torch.randperm(len(pool), generator=generator, device=pool.device) for _ in range(rounds)
     ]
-    return pool[torch.cat(order)[: config.starts]] if rounds else pool[:0]
+    return pool[torch.cat(order)[:starts]] if rounds else pool[:0]
 
 
 Paths = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -382,18 +374,3 @@ def splice(dataset: OfflineDataset, kept: Continuations, prefix: int) -> Offline
 def augment(dataset: OfflineDataset, spliced: OfflineDataset) -> OfflineDataset:
     """D_aug: the real episodes first, then the spliced ones."""
     return concatenate([dataset, spliced], f"{dataset.name}+imagined")
-
-
-@torch.no_grad()
-def plan_with_paths(
-    states: Tensor,
-    values: Values,
-    world_model: WorldModel,
-    config: PlannerConfig,
-    discount: float,
-    seed: int,
-) -> Plan:
-    """One plan per state with every candidate's imagined path (for figures and widgets)."""
-    generator = torch.Generator(states.device).manual_seed(seed)
-    model = planning_model(values, world_model, config, discount, generator)
-    return plan(states, model, config, generator, keep_paths=True)
