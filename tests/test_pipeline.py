@@ -259,8 +259,8 @@ def test_methods_share_their_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         run_method(tmp_path, method, config=quick)
     times = {name: stored.count(name) for name in set(stored)}
     # Imagined by MPC (also with other amounts), greedy Q, at random and without the gate; every
-    # transformer is trained for itself, but for what only asks otherwise, and, where no support
-    # gate is configured, for what does without it.
+    # transformer is trained for itself, but for what only asks otherwise, and, where neither support
+    # gate nor recorded ends are configured, for what does without them.
     transformers = [m for m in METHODS.values() if m.acts == "transformer"]
     amounts = {m.amount for m in transformers}
     expected = {
@@ -270,7 +270,7 @@ def test_methods_share_their_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "td3bc": 1,
         "cql": 1,
         "rebrac": 1,
-        "policy": len(transformers) - 2,
+        "policy": len(transformers) - 3,
         "cloning": 2,
     }
     assert times == expected
@@ -461,7 +461,7 @@ def test_target_level_lies_between_worst_and_best(level: float, tmp_path: Path) 
 OURS = {
     "imagination.support_quantile": 0.5,
     "imagination.end_value": "recorded",
-    "evaluation.ask": "quantile",
+    "evaluation.ask_candidates": 9,
 }
 """Our additions, which are off by default: methods without one of them switch it off."""
 
