@@ -259,8 +259,8 @@ def test_methods_share_their_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         run_method(tmp_path, method, config=quick)
     times = {name: stored.count(name) for name in set(stored)}
     # Imagined by MPC (also with other amounts), greedy Q, at random and without the gate; every
-    # transformer is trained for itself, but for what only asks otherwise, and, where neither support
-    # gate nor recorded ends are configured, for what does without them.
+    # transformer is trained for itself, but for what asks otherwise, and, where no support gate
+    # and no recorded ends are configured, for what does without them.
     transformers = [m for m in METHODS.values() if m.acts == "transformer"]
     amounts = {m.amount for m in transformers}
     expected = {
