@@ -39,9 +39,10 @@ class EvaluationConfig:
     """Hand-set return-to-go target of methods that need one; None = by `target_level`."""
     target_level: float = 1.0
     """0 = the worst return in the data, 1 = the best; beyond 1 asks for more than was ever seen."""
-    ask_candidates: int = 0  # PAPER SILENT
-    """0: V-conditioned methods ask for V(s). More: for V(s) and as many quantiles of what the
-    recordings' tokens are above it, and do what Q prefers of the answers (`paper/ask.py`)."""
+    ask: Literal["value", "quantile"] = "value"  # PAPER SILENT
+    """What V-conditioned methods ask for: V(s), or V(s) + `ask_quantile` of what the recordings'
+    tokens are above it (`paper/ask.py`)."""
+    ask_quantile: float = 0.9
 
 
 @dataclass(frozen=True)
@@ -82,11 +83,11 @@ MOST = 10**18
 RANGES = {
     name: bounds
     for bounds, names in {
-        (0, MOST): "fourier_features evaluation.seed ask_candidates",
+        (0, MOST): "fourier_features evaluation.seed",
         (-MOST, MOST): "target target_level improvement",
         (1e-12, MOST): "learning_rate gradient_clip temperature fourier_scale huber",
         (0, 1): "dropout actor_dropout ema final_learning_rate imagined_share "
-        "suboptimal_fraction target_rate variance_weight",
+        "ask_quantile suboptimal_fraction target_rate variance_weight",
     }.items()
     for name in names.split()
 }

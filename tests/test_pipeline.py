@@ -461,7 +461,7 @@ def test_target_level_lies_between_worst_and_best(level: float, tmp_path: Path) 
 OURS = {
     "imagination.support_quantile": 0.5,
     "imagination.end_value": "recorded",
-    "evaluation.ask_candidates": 9,
+    "evaluation.ask": "quantile",
 }
 """Our additions, which are off by default: methods without one of them switch it off."""
 

@@ -27,8 +27,7 @@ class TransformerActor:
             when the policy was trained (the target counts the shift already).
         seen: least and greatest return-to-go that the policy was trained on, in its units. What is
             left of a target is kept inside: with a reward of -1 a step it would grow without end.
-        beyond: (C,) what is asked for beyond V(s), in units of return (`ask.py` says how much). Of
-            the C actions the one that Q prefers is taken, as QT does with C targets.
+        more: asked for beyond V(s), in units of return (`ask.py` chooses it).
     """
 
     def __init__(
@@ -41,15 +40,13 @@ class TransformerActor:
         reward_scale: float = 1.0,
         reward_shift: float = 0.0,
         seen: tuple[float, float] = (-math.inf, math.inf),
-        beyond: Tensor | None = None,
+        more: float = 0.0,
     ) -> None:
         if (values is None) == (target is None):
             raise ValueError("give either values (V(s) as condition) or a target return, not both")
         self.policy, self.values, self.timestep = policy, values, timestep
         self.target, self.reward_scale, self.reward_shift = target, reward_scale, reward_shift
-        self.seen = seen
-        device = policy.observation_mean.device
-        self.beyond = torch.zeros(1, device=device) if beyond is None else beyond.to(device)
+        self.seen, self.more = seen, more
 
     def begin(self, slots: int) -> None:
         """Empty histories for `slots` parallel episodes."""
@@ -79,49 +76,22 @@ class TransformerActor:
             history[full] = history[full].roll(-1, dims=1)
         self.length[rows] = (self.length[rows] + 1).clamp_max(K)
         at = self.length[rows] - 1
-        self.observations[rows, at] = observations
-        asked = self._asked(observations, rows)
-        offered = self._answers(rows, at, asked)
-        each = torch.arange(len(rows), device=rows.device)
-        best = self._best(observations, offered)
-        action = offered[each, best]
-        self.conditions[rows, at], self.actions[rows, at] = asked[each, best], action
-        self.time[rows] += 1
-        return action
-
-    def _asked(self, observations: Tensor, rows: Tensor) -> Tensor:
-        """The tokens (B, C) to try."""
         if self.values is None:
-            return (self.reward_scale * self.wanted[rows]).clamp(*self.seen)[:, None]
-        return self.values.v(observations)[:, None] + self.beyond
-
-    def _answers(self, rows: Tensor, at: Tensor, asked: Tensor) -> Tensor:
-        """The policy's actions (B, C, A) for each token (B, C) at the last steps `at` (B,)."""
-        K, (count, tokens) = self.policy.context, asked.shape
-        steps = torch.arange(K, device=rows.device).expand(count, K)
+            condition = (self.reward_scale * self.wanted[rows]).clamp(*self.seen)
+        else:
+            condition = self.values.v(observations) + self.more
+        self.observations[rows, at], self.conditions[rows, at] = observations, condition
+        steps = torch.arange(K, device=rows.device).expand(len(rows), K)
         if self.timestep == "episode":
             most = self.policy.embed_timestep.num_embeddings - 1
             steps = (steps + (self.time[rows] - at)[:, None]).clamp(0, most)
-        conditions, observations, actions, steps, at = (
-            part.repeat_interleave(tokens, 0)
-            for part in (
-                self.conditions[rows], self.observations[rows], self.actions[rows], steps, at,
-            )
-        )  # fmt: skip
-        each = torch.arange(len(at), device=rows.device)
-        conditions[each, at] = asked.flatten()
-        predicted = self.policy(conditions, observations, actions, steps)
-        return predicted[each, at].unflatten(0, (count, tokens))
-
-    def _best(self, observations: Tensor, offered: Tensor) -> Tensor:
-        """Which of the actions (B, C, A) Q prefers, (B,); the only one where there is no choice."""
-        count, tokens = offered.shape[:2]
-        if self.values is None or tokens == 1:
-            return torch.zeros(count, dtype=torch.long, device=offered.device)
-        repeated = observations.repeat_interleave(tokens, 0)
-        return (
-            self.values.q(repeated, offered.flatten(0, 1)).unflatten(0, (count, tokens)).argmax(1)
+        predicted = self.policy(
+            self.conditions[rows], self.observations[rows], self.actions[rows], steps
         )
+        action = predicted[torch.arange(len(rows), device=rows.device), at]
+        self.actions[rows, at] = action
+        self.time[rows] += 1
+        return action
 
 
 class Actor(Protocol):

@@ -77,7 +77,7 @@ def _transformer(pipeline: Pipeline) -> list[Actor]:
             "seen": (float(lowest), float(highest)),
         }
     else:
-        condition = {"values": pipeline.values, "beyond": pipeline.beyond}
+        condition = {"values": pipeline.values, "more": pipeline.more}
     policies = copies(*pipeline.policy)  # last: what acts is the last stage that a run used
     return [TransformerActor(p, timestep=config.timestep, **condition) for p in policies]
 

@@ -154,7 +154,7 @@ METHODS: dict[str, Method] = {
     "ipd-ask-v": Method(
         "IPD that asks for V(s) alone at inference, all else equal",
         "transformer",
-        {"evaluation.ask_candidates": 0},
+        {"evaluation.ask": "value"},
     ),
     "ipd-noq": Method("IPD without the value-guided term (alpha = 0)", "transformer", NO_VALUES),
     "ipd-rtg": Method(

@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
 from ipd_lite.paper.algorithm import IPD
-from ipd_lite.paper.ask import beyond_values
+from ipd_lite.paper.ask import excess_of, quantile_of
 from ipd_lite.paper.dataset import OfflineDataset
 from ipd_lite.paper.imagination import Continuations
 from ipd_lite.paper.training import Snapshots
@@ -157,9 +156,12 @@ class Pipeline(IPD):
         return self.attempt(config, torch.tensor(torch.inf, device=self.device))
 
     @cached_property
-    def beyond(self) -> Tensor:
-        """What is asked for beyond V(s) at inference, (C,), see `paper/ask.py`."""
-        return beyond_values(self.assessment, self.config.evaluation.ask_candidates)
+    def more(self) -> float:
+        """What is asked for beyond V(s) at inference, in units of return (see `paper/ask.py`)."""
+        config = self.config.evaluation
+        if config.ask == "value":
+            return 0.0
+        return float(quantile_of(excess_of(self.assessment), config.ask_quantile))
 
     # ---- the rivals ----------------------------------------------------------------------------
 
