@@ -82,28 +82,6 @@ def lessons_for(
     )
 
 
-def test_what_follows_an_imagined_end_may_be_something_else_than_v() -> None:
-    dataset, config = mixed_dataset(), DistillationConfig()
-
-    def conditions(**more: Any) -> Any:
-        return prepare_examples(
-            dataset,
-            StepValues(),
-            config,
-            GAMMA,
-            bootstrap_steps=2,
-            **more,  # type: ignore[arg-type]
-        ).conditions
-
-    plain = conditions()
-    found = conditions(end_value=lambda states: StepValues().v(states) + 100.0)
-    # The fourth episode is cut at row 11, one and two steps on; the third one terminates at row 8.
-    assert dataset.terminated[8] and not dataset.terminated[11]
-    expected = torch.zeros(12)
-    expected[10:] = torch.tensor([100 * GAMMA**2, 100 * GAMMA])
-    torch.testing.assert_close(found - plain, expected)
-
-
 def test_only_good_recorded_and_imagined_steps_are_regressed_on() -> None:
     suboptimal = [True, False, False, False, True]
     filtered = lessons_for(DistillationConfig(), StepValues(), suboptimal)

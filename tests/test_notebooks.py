@@ -88,7 +88,7 @@ def test_more_words_than_code(path: Path) -> None:
     words = sum(len(text(cell).split()) for cell in cells(path, "markdown"))
     assert 30 <= len(everything) <= 60
     assert len(code) < len(everything) / 2
-    assert 1500 <= words <= 2960
+    assert 1500 <= words <= 2900
     assert sum(map(lines, code)) <= 300
     assert max(map(lines, code)) <= 25
     assert 4 <= statistics.median(map(lines, code)) <= 12

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ipd_lite.paper.dataset import OfflineDataset
-from ipd_lite.paper.support import NearestStates, best_returns, nearest_states, passes
+from ipd_lite.paper.support import NearestStates, nearest_states, passes
 from tests.helpers import small_dataset
 
 
@@ -81,17 +81,3 @@ def test_same_seed_same_gate_and_too_little_data_says_so() -> None:
     assert torch.equal(first.threshold, second.threshold)
     with pytest.raises(ValueError, match="fewer than 500 neighbours"):
         nearest_states(data, data, 0.5, neighbours=500)
-
-
-def test_what_a_plan_may_promise_is_the_best_return_of_the_nearest_recordings() -> None:
-    generator = torch.Generator().manual_seed(3)
-    data = small_dataset(episodes=40, steps=15)
-    returns = torch.randn(len(data), generator=generator)
-    states = torch.randn(300, 2, generator=generator)
-    scale = data.observations.std(0, correction=0)
-    every = ((states[:, None] - data.observations[None]) / scale).norm(dim=-1)
-    expected = returns[every.sort(1).indices[:, :4]].amax(1)
-    found = best_returns(data, returns, neighbours=4)(states)
-    torch.testing.assert_close(found, expected)
-    with pytest.raises(ValueError, match="fewer than 700 neighbours"):
-        best_returns(data, returns, neighbours=700)

@@ -41,7 +41,7 @@ from ipd_lite.paper.imagination import (
     splice,
 )
 from ipd_lite.paper.planning import PlannerConfig
-from ipd_lite.paper.support import Gate, NearestStates, best_returns, nearest_states
+from ipd_lite.paper.support import Gate, NearestStates, nearest_states
 from ipd_lite.paper.training import Checkpoint, Compute, ComputeConfig, Snapshots
 from ipd_lite.paper.transformer import TransformerPolicy
 from ipd_lite.paper.values import ValueConfig, Values, train_values
@@ -204,15 +204,6 @@ class IPD:
         """V(s) against the bootstrapped return of the recording: which steps are suboptimal."""
         return assess(self.dataset, self.values, self.config.imagination, self.discount)
 
-    @cached_property
-    def end_value(self) -> Callable[[Tensor], Tensor]:
-        """What states at the end of a continuation are worth: V, or what was earned from there."""
-        config = self.config.imagination
-        if config.end_value == "value":
-            return self.values.v
-        earned, count = self.assessment.bootstrapped, config.neighbours
-        return best_returns(self.dataset, earned, neighbours=count, seed=self.seed)
-
     @property
     def attempts(self) -> Continuations:
         """Algorithm 1 from the suboptimal steps: plan, step, gate."""
@@ -232,7 +223,7 @@ class IPD:
             self.dataset, start, self.values, self.world_model, self.config.planner, config,
             threshold=threshold, gate=gate, assessment=self.assessment, discount=self.discount,
             seed=self.seed, compute=self.compute(self.config.world_model), progress=self.progress,
-            end_value=self.end_value, loop=loop,
+            loop=loop,
         )  # fmt: skip
 
     @cached_property
@@ -280,7 +271,6 @@ class IPD:
             self.augmented, guide, config, self.discount,
             bootstrap_steps=self.config.imagination.bootstrap_steps,
             assessment=self.assessment if guide and config.filter_suboptimal else None,
-            end_value=self.end_value if guide and config.imagined_share else None,
         )  # fmt: skip
 
     @cached_property

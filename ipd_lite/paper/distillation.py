@@ -105,14 +105,12 @@ def prepare_examples(
     *,
     bootstrap_steps: int,
     assessment: Assessment | None = None,
-    end_value: Callable[[Tensor], Tensor] | None = None,
 ) -> Examples:
     """Tokens and weights for every step of `dataset` (real episodes first, then spliced ones).
 
     Real steps are regressed on, except suboptimal ones if the configuration filters them; spliced
     episodes are regressed on from the splice on.
-    `end_value` says what follows an imagined end (None = V). Without `values` (Decision
-    Transformer) the condition is the undiscounted return-to-go.
+    Without `values` (Decision Transformer) the condition is the undiscounted return-to-go.
     """
     has_imagined = torch.zeros(dataset.episodes, dtype=torch.bool, device=dataset.device)
     has_imagined[dataset.episode[dataset.imagined]] = True
@@ -131,9 +129,6 @@ def prepare_examples(
     conditions = v
     if config.condition != "value":
         next_v = in_chunks(values.v, dataset.next_observations)
-        if end_value:
-            ends = dataset.last & dataset.imagined
-            next_v[ends] = end_value(dataset.next_observations[ends])
         conditions = bootstrapped_returns(
             dataset.rewards, dataset.terminated, dataset.last, v, next_v, bootstrap_steps, discount
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -52,9 +52,6 @@ class ImaginationConfig:
     held-out ones (`support.py`); None = wherever the gate on U stops it."""
     neighbours: int = 5
     """Nearest recorded states that the distance is averaged over."""
-    end_value: Literal["value", "recorded"] = "value"  # PAPER SILENT
-    """What follows the end of a continuation: V there, or the best of the bootstrapped returns that
-    were recorded from the `neighbours` nearest states (`support.py`)."""
 
     def __post_init__(self) -> None:
         support = self.support_quantile is None or 0 < self.support_quantile <= 1
@@ -246,14 +243,12 @@ def imagine(
     discount: float,
     seed: int,
     gate: Gate | None = None,
-    end_value: Callable[[Tensor], Tensor] | None = None,
     compute: Compute = AS_WRITTEN,
     progress: bool = False,
     loop: Callable[..., Paths] = imagined_paths,
 ) -> Continuations:
     """Continuations from transitions `start` (B,), cut back to where `gate` trusts V.
 
-    `end_value` says what states (B, O) at their ends are worth (B,); None = V.
     `compute` holds for the planner alone: the steps that become data, and U, are float32 as the
     threshold is. `loop` takes the place of :func:`imagined_paths`.
     """
@@ -268,8 +263,7 @@ def imagine(
     assert observations.shape == (len(start), config.length + 1, dataset.observations.shape[1])
     passed = inside_threshold(uncertainty, threshold, config.cumulative)
     kept = trusted_length(observations, terminated, passed.sum(1), gate)
-    worth = end_value or values.v
-    gain = imagined_return(observations, rewards, terminated, kept, worth, discount)
+    gain = imagined_return(observations, rewards, terminated, kept, values, discount)
     gain = gain - assessment.bootstrapped[start]
     return Continuations(start, observations, actions, rewards, terminated, uncertainty, kept, gain)
 
@@ -295,17 +289,16 @@ def imagined_return(
     rewards: Tensor,
     terminated: Tensor,
     length: Tensor,
-    end_value: Callable[[Tensor], Tensor],
+    values: Values,
     discount: float,
 ) -> Tensor:
-    """Discounted return (B,) of the first `length` imagined steps, then the end's value unless
-    terminated."""
+    """Discounted return (B,) of the first `length` imagined steps, then V unless terminated."""
     steps = torch.arange(rewards.shape[1], device=rewards.device)
     inside = steps < length[:, None]
     total = (rewards * inside * discount**steps).sum(1)
     rows = torch.arange(len(length), device=length.device)
     ended = (terminated & inside).any(1)
-    beyond = discount**length * end_value(observations[rows, length])
+    beyond = discount**length * values.v(observations[rows, length])
     return total + torch.where(ended, 0.0, beyond)
 
 

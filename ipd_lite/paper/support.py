@@ -5,18 +5,12 @@ nothing about V at the end of a plan: all V networks of an ensemble extrapolate 
 data, so that neither their spread nor their minimum warns. What does warn is the distance to the
 recorded states: a plan may end only where recordings are as near as recordings are to each other.
 
-And what may be promised from there? V is an upper expectile over everything that was ever done near
-that state, smoothed by a network. Safer is what one of the nearest recordings *did* earn: then a
-continuation is a bridge to a recording, and its token is a return, as every recorded token is.
-
-PAPER SILENT about both. Nearest relatives: DiffStitch (Li et al. 2024), whose imagined bridge must
-land on a recorded state and ends in the recorded rest, and PLAS or BCQ, which keep actions (not
-states) inside.
+PAPER SILENT about any such gate. Nearest relatives: DiffStitch (Li et al. 2024), whose imagined
+bridge must land on a recorded state, and PLAS or BCQ, which keep actions (not states) inside.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,9 +24,6 @@ REFERENCES = 5_000
 """Recorded states that stand for all: twice as many take twice as long, and the threshold is
 measured with the same ones. One core: 30 microseconds a state (SciPy's k-d tree: 130 with 11
 entries, 350 with 17)."""
-
-RETURNS = 20_000
-"""Recorded states whose returns are looked up."""
 
 
 class Gate(Protocol):
@@ -72,47 +63,11 @@ class NearestStates:
 
     def _distance(self, states: Tensor) -> Tensor:
         scaled = (states - self.mean) * self.inverse
-        nearest = _nearest(scaled, self.reference, self.neighbours)
+        # |x - y|^2 = |x|^2 - 2 xy + |y|^2 in one product; |x|^2 does not change who is nearest.
+        square = torch.addmm(self.reference.square().sum(1), scaled, self.reference.T, alpha=-2)
+        nearest = square.topk(self.neighbours, dim=1, largest=False, sorted=False).indices
         # Those few again by differences: the product cancels where a state lies on a reference.
         return (scaled[:, None] - self.reference[nearest]).square().sum(-1).sqrt().mean(1)
-
-
-def _nearest(states: Tensor, reference: Tensor, count: int) -> Tensor:
-    """Indices (B, count) of the references (R, O) that are nearest to states (B, O)."""
-    # |x - y|^2 = |x|^2 - 2 xy + |y|^2 in one product; |x|^2 does not change who is nearest.
-    square = torch.addmm(reference.square().sum(1), states, reference.T, alpha=-2)
-    return square.topk(count, dim=1, largest=False, sorted=False).indices
-
-
-def best_returns(
-    recorded: OfflineDataset, returns: Tensor, *, neighbours: int = 5, seed: int = 0
-) -> Callable[[Tensor], Tensor]:
-    """A function of states (B, O): the best of `returns` (N,) among the nearest recorded steps.
-
-    Raises:
-        ValueError: `recorded` has fewer states than neighbours are asked for.
-    """
-    generator = torch.Generator(returns.device).manual_seed(seed)
-    reference, mean, inverse, drawn = _references(recorded, RETURNS, neighbours, generator)
-    earned = returns[drawn]
-
-    def best(states: Tensor) -> Tensor:
-        return earned[_nearest((states - mean) * inverse, reference, neighbours)].amax(1)
-
-    return lambda states: in_chunks(best, states, size=256)
-
-
-def _references(
-    recorded: OfflineDataset, size: int, neighbours: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Standardized states (R, O), mean and inverse deviation (O,), and their steps (R,)."""
-    states = recorded.observations
-    if len(states) < neighbours:
-        raise ValueError(f"{len(states)} recorded states, fewer than {neighbours} neighbours")
-    drawn = torch.randperm(len(states), generator=generator, device=states.device)[:size]
-    deviation = states.std(0, correction=0)
-    mean, inverse = states.mean(0), torch.where(deviation > 1e-6, 1 / deviation, 1.0)
-    return (states[drawn] - mean) * inverse, mean, inverse, drawn
 
 
 @torch.no_grad()
@@ -132,10 +87,15 @@ def nearest_states(
     Raises:
         ValueError: `recorded` has fewer states than neighbours are asked for.
     """
-    generator = torch.Generator(recorded.device).manual_seed(seed)
-    reference, mean, inverse, _ = _references(recorded, references, neighbours, generator)
-    unbounded = torch.tensor(torch.inf, device=recorded.device)
-    gate = NearestStates(reference, mean, inverse, neighbours, unbounded)
+    if len(recorded) < neighbours:
+        raise ValueError(f"{len(recorded)} recorded states, fewer than {neighbours} neighbours")
+    states = recorded.observations
+    generator = torch.Generator(states.device).manual_seed(seed)
+    drawn = torch.randperm(len(states), generator=generator, device=states.device)[:references]
+    deviation = states.std(0, correction=0)
+    mean, inverse = states.mean(0), torch.where(deviation > 1e-6, 1 / deviation, 1.0)
+    unbounded = torch.tensor(torch.inf, device=states.device)
+    gate = NearestStates((states[drawn] - mean) * inverse, mean, inverse, neighbours, unbounded)
     return calibrate(gate, holdout, quantile, generator)
 
 

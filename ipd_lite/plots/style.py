@@ -58,7 +58,6 @@ METHOD_NAMES = {
     "ipd": "IPD",
     "rebrac": "ReBRAC",
     "ipd-nosupport": "IPD, no support gate",
-    "ipd-end-v": "IPD, plans end in V",
     "ipd-ask-v": "IPD, asks for V(s)",
 }
 TASK_WORDS = {"pointmaze": "Maze", "halfcheetah": "HalfCheetah", "antmaze": "AntMaze"}

@@ -263,13 +263,13 @@ def _gains(
     """Imagined and real gain (B,) over V(s) of the first `length` steps."""
     begin = values.v(chosen.observations[:, 0])
     dream = imagined_return(
-        chosen.observations, chosen.rewards, chosen.terminated, length, values.v, discount
+        chosen.observations, chosen.rewards, chosen.terminated, length, values, discount
     )
     ended = truth.terminated
     # After the true end the episode is over: count only the steps up to it.
     first = torch.where(ended.any(1), ended.float().argmax(1) + 1, length)
     real = imagined_return(
-        truth.observations, truth.rewards, ended, torch.minimum(first, length), values.v, discount
+        truth.observations, truth.rewards, ended, torch.minimum(first, length), values, discount
     )
     return _numpy(dream - begin), _numpy(real - begin)
 

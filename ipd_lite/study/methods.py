@@ -146,11 +146,6 @@ METHODS: dict[str, Method] = {
         "transformer",
         {"imagination.support_quantile": None},
     ),
-    "ipd-end-v": Method(
-        "IPD whose continuations end in V instead of the best return recorded near their end",
-        "transformer",
-        {"imagination.end_value": "value"},
-    ),
     "ipd-ask-v": Method(
         "IPD that asks for V(s) alone at inference, all else equal",
         "transformer",

@@ -40,11 +40,6 @@ CAUTIOUS: dict[str, Any] = {
 # 39.7, 89.7; discount 0.99). Few continuations promise more than a recording then (200 to 1,800 of
 # 3,000 starts), and half of a batch from so few overfits: a tenth instead of half took walker2d
 # medium-expert from 54.8 to 98.8. For tokens and discount see LOCOMOTION.
-# Last of all, on seeds 100 and 101, what follows the end of a continuation. With V there: 102.2 on
-# hopper full-replay, 61.7 and 83.3 on medium-replay, 95.6 and 7.8 on walker2d full-replay, 97.3 on
-# medium-expert (101). With the best return recorded near the end: 89.5, 58.6 and 93.7, 75.7 and
-# 97.1, 96.9, in the mean 85.3 instead of 74.7. Tried and left out: asking for nine quantiles at once, of
-# whose answers Q takes one; over eighteen policies of these sets it is as good as the one (83.9).
 # PAPER SILENT.
 ON_SUPPORT: dict[str, Any] = {
     "distillation.alpha": 0.0,
@@ -55,7 +50,6 @@ ON_SUPPORT: dict[str, Any] = {
     "imagination.starts": 3_000,
     "imagination.bootstrap_steps": 1_000,
     "imagination.support_quantile": 0.5,
-    "imagination.end_value": "recorded",
     "imagination.require_improvement": True,
     "evaluation.ask": "quantile",
 }
