@@ -14,8 +14,8 @@ help:  ## this list
 demo: install  ## collect data, train, evaluate; prints the table and the figures' paths
 	$(BIN)/ipd-lite demo
 
-test: install  ## the whole test suite
-	@$(BIN)/python -m pytest -q
+test: install  ## the whole test suite, a file per core (at most four) at a time
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile
 
 bench: install  ## the benchmarks, with one readable table at the end
 	@$(BIN)/python -m pytest -q tests/benchmarks --benchmark-enable --benchmark-only --benchmark-quiet

@@ -97,7 +97,7 @@ def test_planted_bug_is_judged(number: int, capsys: pytest.CaptureFixture[str]) 
     assert "no entry" in answered(checks.planted_bug, {"log": number}, capsys)
 
 
-SETTINGS = {"far": (0.9, 0.99, 0.1), "cents": (0.9, 0.99, 0.0025), "crowd": (0.98, 0.99, 0.1)}
+SETTINGS = {"far": (0.9, 0.99, 0.1), "cents": (0.9, 0.99, 0.0025), "crowd": (0.995, 0.99, 0.3)}
 
 
 def test_settings_that_fit(capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,6 +108,7 @@ def test_settings_that_fit(capsys: pytest.CaptureFixture[str]) -> None:
     ("name", "settings", "hint"),
     [
         ("far", (0.9, 0.9, 0.1), "looks 10 decisions ahead"),
+        ("far", (0.7, 0.99, 1.0), "V begins at 0"),
         ("cents", (0.9, 0.99, 1.0), "V begins at 0"),
         ("crowd", (0.5, 0.99, 0.1), "raise the expectile"),
         ("far", (0.9, 1.0, 0.1), "0 <= discount < 1"),
@@ -133,3 +134,12 @@ def test_full_force_is_what_the_corridor_allows(name: str) -> None:
         if episode.terminated:
             assert len(episode.rewards) >= np.ceil(distance / corridor.reach - 1e-9)
         assert episode.rewards.sum() == pytest.approx(-corridor.cost * len(episode.rewards))
+
+
+def test_v_and_full_force_are_discounted_alike() -> None:
+    """A recording at full force all the way earns exactly what the line says."""
+    tried = practice.try_settings("far", 0.9, 0.98, 0.1, updates=1)
+    assert (tried.earned <= tried.best + 1e-4).all()
+    steps = np.ceil((1 - tried.place) / practice.CORRIDORS["far"].reach)
+    by_hand = [-practice.CORRIDORS["far"].cost * sum(0.98**k for k in range(int(n))) for n in steps]
+    np.testing.assert_allclose(tried.best, by_hand)

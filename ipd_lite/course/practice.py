@@ -142,9 +142,9 @@ def recordings(name: str, count: int = 150, seed: int = 0) -> list[Episode]:
 
 
 class Tried(NamedTuple):
-    """At the recordings' starts (E,): place, return of the recording, V in the rewards' own unit,
-    and the return of full force. error: mean distance of V from full force, as a share of its
-    range."""
+    """At the recordings' starts (E,): place, discounted return of the recording, V in the rewards'
+    own unit, and the discounted return of full force. error: mean distance of V from full force, as
+    a share of its range."""
 
     place: Array
     earned: Array
@@ -183,7 +183,8 @@ def try_settings(
     with torch.no_grad():
         promised = values.v(starts).double().numpy() / reward_scale
     place = starts[:, 0].double().numpy()
-    best = -corridor.cost * np.ceil((1 - place) / corridor.reach)
+    steps = np.ceil((1 - place) / corridor.reach)
+    best = -corridor.cost * (1 - discount**steps) / (1 - discount)
     error = float(np.abs(promised - best).mean() / np.ptp(best))
-    earned = data.episode_returns.double().numpy()
+    earned = data.returns_to_go(discount)[data.starts].double().numpy()
     return Tried(place, earned, promised, best, error)

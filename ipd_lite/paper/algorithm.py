@@ -1,4 +1,4 @@
-"""The whole method as one class: nine properties, each a sentence of the paper.
+"""The whole method as one class: a property a stage, each a sentence of the paper.
 
     IPD(dataset, config, seed, device).policy
 

@@ -200,18 +200,20 @@ def gain_by_threshold(
     """Mean gain in V as imagined and as replayed, over the quantile that sets the threshold.
 
     Args:
-        counts: continuations behind each point, written beside it.
+        counts: continuations behind each point, written along the lower edge.
     """
     figure, ax = plt.subplots(figsize=(4.6, 3.4))
-    ax.plot(quantiles, imagined, "o-", color=BLUE, label="imagined (with their number)")
+    ax.plot(quantiles, imagined, "o-", color=BLUE, label="imagined")
     ax.plot(quantiles, real, "s--", color=GREEN, label="replayed in the simulator")
     ax.axvline(chosen, color=VERMILION, ls=":", label="quantile in use")
     ax.set_title("gain of imagined plans, in the model and in truth")
     ax.set(xlabel="quantile of held-out U that sets the threshold")
     ax.set(ylabel="mean gain over V (discounted return)")
-    beside: Look = {"textcoords": "offset points", "xytext": (0, 5), "fontsize": 6, "ha": "center"}
-    for x, y, n in zip(quantiles, imagined, counts, strict=True):
-        ax.annotate(str(n), (x, y), **beside)
+    ax.margins(y=0.15)
+    edge = ax.get_xaxis_transform()
+    for x, n in zip(quantiles, counts, strict=True):
+        ax.text(x, 0.02, str(n), transform=edge, fontsize=6, ha="center")
+    ax.text(0.0, 0.07, " plans behind each point:", transform=ax.transAxes, fontsize=6)
     ax.legend()
     return figure
 

@@ -175,7 +175,7 @@ def _over(ax: Axes, groups: Mapping[str, pd.DataFrame], x: str, errorbar: ErrorB
         shown = rows.assign(place=rows[x].map(levels.index) + shift)
         colour, marker, line = LOOKS[index]
         look = {"color": VERMILION if name == method_name("ipd") else colour, "marker": marker}
-        sns.scatterplot(shown, s=14, alpha=0.4, lw=0, **look, **shared)
+        sns.scatterplot(shown, s=16, alpha=0.6, lw=0, **look, **shared)
         sns.lineplot(shown, label=name, ls=line, lw=1.4, markersize=5, **look, **bars, **shared)
     ax.set_xticks(range(len(levels)), [f"{level:g}" for level in levels])
     ax.set(xlabel="", ylabel="")
@@ -273,14 +273,15 @@ def score_curve(
     reference: Mapping[str, float],
     **axes: Any,
 ) -> Figure:
-    """Scores over one setting: every seed a dot, their mean a line, references as level lines.
+    """Scores over one setting: every seed a dot, their mean a line with its interval, references as
+    level lines.
 
     Args:
         frame: columns `x` and score, one row per seed.
         axes: passed to `Axes.set` (limits).
     """
     figure, ax = plt.subplots(figsize=(5.2, 3.3))
-    _over(ax, {"mean over seeds": frame}, x, USUAL)
+    _over(ax, {"mean over seeds, 95 % interval": frame}, x, USUAL)
     for (name, level), colour, line in zip(
         reference.items(), (VERMILION, GREEN, GREY), ("--", "-.", ":"), strict=False
     ):

@@ -21,7 +21,13 @@ from ipd_lite.tasks.known import (
     reach_goal_termination,
 )
 from ipd_lite.tasks.mazes import DECISION_LIMITS
-from ipd_lite.tasks.overrides import ANT_MAZE, LESSON, LOCOMOTION, MANIPULATION
+from ipd_lite.tasks.overrides import (
+    ANT_MAZE,
+    LESSON,
+    LOCOMOTION,
+    LOCOMOTION_LESSON,
+    MANIPULATION,
+)
 from ipd_lite.tasks.robots import ANT_MAZE_LIMITS, HAND_LIMITS
 from ipd_lite.tasks.snapshots import ENVIRONMENTS, REFERENCE_RETURNS
 from ipd_lite.tasks.task import MazeRecipe, Mixture, SnapshotRecipe, Task
@@ -67,7 +73,7 @@ def _locomotion_task(robot: Any, name: str, what: str, dataset: str, **rest: Any
         termination=words,
         terminated=function,
         overrides=LOCOMOTION,
-        lesson=LESSON,
+        lesson=LOCOMOTION_LESSON,
         **rest,
     )
 

@@ -114,7 +114,7 @@ class Task:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     """What the task itself asks for, in every preset."""
     lesson: Mapping[str, Any] = field(default_factory=dict)
-    """Sizes of the `lesson` preset alone."""
+    """Sizes of the `lesson` preset alone, and what only these sizes need."""
 
     def config(self, preset_name: str) -> Config:
         """The preset with this task's overrides."""
