@@ -380,6 +380,7 @@ def _default_config(command: str, options: list[str]) -> Config:
     from ipd_lite.settings import configuration, preset
     from ipd_lite.tasks.overrides import OWN_DATA
     from ipd_lite.tasks.registry import get_task
+    from ipd_lite.tasks.task import with_overrides
 
     reader = argparse.ArgumentParser(f"ipd-lite {command}", add_help=False, allow_abbrev=False)
     reader.add_argument("--preset", default="lesson")
@@ -390,7 +391,7 @@ def _default_config(command: str, options: list[str]) -> Config:
     if given.task is not None:
         config = get_task(given.task).config(given.preset)
     elif given.dataset is not None:
-        config = configuration(given.preset, OWN_DATA)
+        config = with_overrides(given.preset, **OWN_DATA)
     short = command == "demo" and given.preset == "lesson"
     return configuration(config, DEMO) if short else config
 

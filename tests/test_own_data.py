@@ -20,7 +20,7 @@ import torch
 from gymnasium.spaces import Box, Dict
 from minari.data_collector import EpisodeBuffer
 
-from ipd_lite.cli import main
+from ipd_lite.cli import _default_config, main
 from ipd_lite.data.episodes import Episode, from_episodes
 from ipd_lite.data.minari_files import load_minari, local_path, save_minari
 from ipd_lite.paper.acting import FunctionActor
@@ -602,3 +602,10 @@ def test_coinciding_references_leave_plain_returns(datasets: Path) -> None:
     assert task.score_definition.startswith(
         "the plain return: the best recorded episode (2) is not"
     )
+
+
+@pytest.mark.parametrize("name", ["smoke", "lesson", "gpu", "paper"])
+def test_command_line_and_task_agree_on_the_settings(swings: str, name: str) -> None:
+    """The command line needs them before it has opened the data."""
+    options = ["--preset", name, "--dataset", swings]
+    assert _default_config("run", options) == open_task(dataset=swings).config(name)

@@ -137,7 +137,7 @@ def test_full_force_is_what_the_corridor_allows(name: str) -> None:
 
 
 def test_v_and_full_force_are_discounted_alike() -> None:
-    """A recording at full force all the way earns exactly what the line says."""
+    """The line is the discounted sum, step by step, and no recording beats it."""
     tried = practice.try_settings("far", 0.9, 0.98, 0.1, updates=1)
     assert (tried.earned <= tried.best + 1e-4).all()
     steps = np.ceil((1 - tried.place) / practice.CORRIDORS["far"].reach)

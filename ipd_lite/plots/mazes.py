@@ -213,7 +213,7 @@ def gain_by_threshold(
     edge = ax.get_xaxis_transform()
     for x, n in zip(quantiles, counts, strict=True):
         ax.text(x, 0.02, str(n), transform=edge, fontsize=6, ha="center")
-    ax.text(0.0, 0.07, " plans behind each point:", transform=ax.transAxes, fontsize=6)
+    figure.text(0.0, 0.07, " plans behind each point:", transform=ax.transAxes, fontsize=6)
     ax.legend()
     return figure
 

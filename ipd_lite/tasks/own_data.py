@@ -31,7 +31,7 @@ from ipd_lite.paper.acting import FunctionActor
 from ipd_lite.paper.dataset import DataError, OfflineDataset
 from ipd_lite.settings import EvaluationConfig, check_number
 from ipd_lite.tasks.load import find, load_once
-from ipd_lite.tasks.overrides import OWN_DATA, OWN_DATA_LESSON
+from ipd_lite.tasks.overrides import OWN_DATA
 from ipd_lite.tasks.registry import get_task
 from ipd_lite.tasks.rollout import ANYTHING, EnvironmentFault, not_made, rollout
 from ipd_lite.tasks.task import Task
@@ -100,8 +100,8 @@ def _from_dataset(dataset: str, horizon: int | None) -> Task:
         spec=spec,
         actions=bounds,
         no_environment=why,
-        overrides=OWN_DATA,
-        lesson=OWN_DATA_LESSON,
+        overrides=OWN_DATA["overrides"],
+        lesson=OWN_DATA["lesson"],
     )
     if spec:
         task = _tried(task)

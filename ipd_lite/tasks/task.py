@@ -62,6 +62,14 @@ class SnapshotRecipe:
         }[self.mixture]
 
 
+def with_overrides(
+    preset_name: str, overrides: Mapping[str, Any], lesson: Mapping[str, Any]
+) -> Config:
+    """A preset with what a task asks for in all of them, and on top what in `lesson` alone."""
+    config = override(preset(preset_name), dict(overrides))
+    return override(config, dict(lesson)) if preset_name == "lesson" else config
+
+
 @dataclass(frozen=True)
 class Task:
     """One offline-RL problem.
@@ -118,8 +126,7 @@ class Task:
 
     def config(self, preset_name: str) -> Config:
         """The preset with this task's overrides."""
-        config = override(preset(preset_name), dict(self.overrides))
-        return override(config, dict(self.lesson)) if preset_name == "lesson" else config
+        return with_overrides(preset_name, self.overrides, self.lesson)
 
     @property
     def discount(self) -> float:
