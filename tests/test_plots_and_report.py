@@ -39,8 +39,11 @@ RANDOM = np.random.default_rng(0)
 
 
 @pytest.fixture(autouse=True)
-def closed_figures() -> Any:
-    yield
+def styled_figures() -> Any:
+    """Our own style, which lays figures out strictly, whichever test ran before."""
+    with plt.rc_context():
+        plots.style()
+        yield
     plt.close("all")
 
 

@@ -210,6 +210,9 @@ def gain_by_threshold(
     ax.set(xlabel="quantile of held-out U that sets the threshold")
     ax.set(ylabel="mean gain over V (discounted return)")
     ax.margins(y=0.15)
+    # A quantile without a plan has no point, only its count: without room for that no axes are left.
+    room = 0.05 * float(np.ptp(quantiles))
+    ax.set_xlim(quantiles.min() - room, quantiles.max() + room)
     edge = ax.get_xaxis_transform()
     for x, n in zip(quantiles, counts, strict=True):
         ax.text(x, 0.02, str(n), transform=edge, fontsize=6, ha="center")
