@@ -112,6 +112,19 @@ def test_a_strip_first_then_every_control_changes_the_picture(name: str, front: 
     assert not plt.get_fignums(), "no figure is left for the notebook to draw twice"
 
 
+def test_a_strip_leaves_no_room_below_low_pictures() -> None:
+    def png(width: int, height: int) -> bytes:
+        buffer = io.BytesIO()
+        Image.new("RGB", (width, height)).save(buffer, "PNG")
+        return buffer.getvalue()
+
+    caption = size(plots.strip({"one": png(700, 100)}))[1] - 100
+    low_and_high = {"a": png(700, 300), "b": png(500, 40)}
+    assert size(plots.strip(low_and_high)) == (700, 340 + 2 * caption), "wide ones stand alone"
+    narrow = {"a": png(500, 300), "b": png(500, 40), "c": png(500, 50)}
+    assert size(plots.strip(narrow)) == (1000, 350 + 2 * caption), "narrow ones two in a row"
+
+
 def test_the_same_setting_gives_the_same_picture(front: Front) -> None:
     WIDGETS["plans"]()
     box, _ = front.shown

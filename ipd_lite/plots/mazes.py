@@ -210,7 +210,7 @@ def gain_by_threshold(
     ax.set(xlabel="quantile of held-out U that sets the threshold")
     ax.set(ylabel="mean gain over V (discounted return)")
     ax.margins(y=0.15)
-    # A quantile without a plan has no point, only its count: without room for that no axes are left.
+    # A quantile without a plan has a count but no point: without room for it no axes are left.
     room = 0.05 * float(np.ptp(quantiles))
     ax.set_xlim(quantiles.min() - room, quantiles.max() + room)
     edge = ax.get_xaxis_transform()

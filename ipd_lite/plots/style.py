@@ -131,13 +131,16 @@ def strip(pictures: Mapping[str, bytes]) -> bytes:
     """Several PNGs as one, each under its name; narrow ones stand two in a row."""
     images = {name: Image.open(io.BytesIO(data)).convert("RGB") for name, data in pictures.items()}
     width = max(image.width for image in images.values())
-    height = max(image.height for image in images.values()) + _CAPTION
     columns = 2 if 2 * width <= _WIDEST else 1
-    sheet = Image.new("RGB", (columns * width, -(-len(images) // columns) * height), "white")
+    named, placed, bottom = list(images.items()), [], 0
+    for first in range(0, len(named), columns):
+        row = named[first : first + columns]
+        placed += [(column * width, bottom, *one) for column, one in enumerate(row)]
+        bottom += max(image.height for _, image in row) + _CAPTION
+    sheet = Image.new("RGB", (columns * width, bottom), "white")
     brush = ImageDraw.Draw(sheet)
     font = ImageFont.truetype(findfont("DejaVu Sans"), 14)
-    for place, (name, image) in enumerate(images.items()):
-        x, y = place % columns * width, place // columns * height
+    for x, y, name, image in placed:
         brush.text((x + 8, y + 6), name, GREY, font)
         sheet.paste(image, (x, y + _CAPTION))
     buffer = io.BytesIO()
