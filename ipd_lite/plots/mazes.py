@@ -155,6 +155,8 @@ def uncertainty_maps(
 ) -> Figure:
     """U beside the true one-step error at the same states, and one against the other."""
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.3), width_ratios=(1, 1, 0.9))
+    # The words of a colour bar must not seem to belong to the axis to the right of it.
+    figure.set_layout_engine("constrained", wspace=0.08)
     maze(axes[0], walls, goal).set_title("where the model is unsure: U")
     per_square(axes[0], states, uncertainty, walls, "U (nats)")
     maze(axes[1], walls, goal).set_title("where it is wrong: true one-step error")
