@@ -180,6 +180,22 @@ def test_goal_is_the_exact_centre_at_every_reset(umaze: gym.Env[Any, Any]) -> No
     assert len({tuple(start) for start in starts}) == 20
 
 
+def test_environments_of_a_maze_share_the_model_and_nothing_that_moves() -> None:
+    actions = np.random.default_rng(0).uniform(-1, 1, (30, 2))
+    pictured = make_point_maze("umaze", render_mode="rgb_array")  # what draws has its own model
+    first, second = make_point_maze("umaze"), make_point_maze("umaze")
+    model = first.unwrapped.model  # type: ignore[attr-defined]
+    assert second.unwrapped.model is model  # type: ignore[attr-defined]
+    assert pictured.unwrapped.model is not model  # type: ignore[attr-defined]
+    alone = [pictured.reset(seed=3)[0], *(pictured.step(action)[0] for action in actions)]
+    ours = [first.reset(seed=3)[0]]
+    second.reset(seed=4)
+    for action in actions:
+        second.step(-action)
+        ours.append(first.step(action)[0])
+    np.testing.assert_array_equal(ours, alone)
+
+
 def test_same_seed_same_episode() -> None:
     def play() -> Array:
         env = get_task("pointmaze-medium").make()
