@@ -31,8 +31,8 @@ notebooks: install  ## execute all notebooks in order (preset lesson) and save t
 	notebooks/[0-9]*.ipynb
 
 test-notebooks: install  ## run every notebook under preset smoke, compare the marked cells
-	@IPD_PRESET=smoke $(BIN)/python -m pytest -q --nbval-lax --nbval-current-env \
-	--nbval-cell-timeout=600 notebooks
+	@IPD_PRESET=smoke OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses 4 \
+	--dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
 
 test-browser: install  ## run every notebook in a real JupyterLab (needs Chromium), move its widget
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[browser]" -c constraints.txt
