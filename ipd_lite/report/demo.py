@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import time
 import warnings
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pandas as pd
@@ -45,6 +47,10 @@ def _open(task: str, seed: int, config: Config, out: Path, device: str, threads:
     """The pipeline in a worker process that may use `threads` threads."""
     torch.set_num_threads(threads)
     return Pipeline(get_task(task), seed, config, out, choose_device(device))
+
+
+def _collect(task: str, progress: bool) -> None:
+    collect(get_task(task), progress)
 
 
 def _train(
@@ -94,7 +100,9 @@ def demo(
 
     if not local_path(task.dataset).is_dir():
         say(f"collecting {task.dataset}")
-        collect(task, progress)
+        # Minari's writer leaves 200 MB behind, which go with its process.
+        with ProcessPoolExecutor(1, get_context("spawn")) as alone:
+            alone.submit(_collect, task_name, progress).result()
     data = load_task(task)
     say(f"{task.dataset}: {data.episodes} episodes, {len(data)} transitions")
     common = (task_name, seed, config, out, device, threads)
