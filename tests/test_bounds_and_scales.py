@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from minari.data_collector import EpisodeBuffer
 
 from ipd_lite.data.episodes import Episode, from_arrays, from_episodes
-from ipd_lite.data.minari_files import load_minari
+from ipd_lite.data.minari_files import ROWS_READ, load_minari
 from ipd_lite.data.spaces import action_bounds, canonical, to_unit_range
 from ipd_lite.paper.dataset import DataError, reward_scale
 from ipd_lite.paper.nets import Features
@@ -227,6 +227,33 @@ def test_rewards_of_mixed_types_are_read(
     ]
     store_buffers(buffers, Box(-1, 1, (1,)), Box(-1, 1, (1,)), data_format=data_format)
     assert load_minari("test/other-v0").rewards.tolist() == [order[0]] * 2 + [order[1]] * 2
+
+
+def test_an_episode_that_minari_would_cut_is_refused_with_the_remedy(datasets: Path) -> None:
+    pytest.importorskip("pyarrow")
+
+    def store(steps: int, data_format: str) -> None:
+        buffer = EpisodeBuffer(
+            observations=np.arange(steps + 1, dtype=np.float32)[:, None],
+            actions=np.zeros((steps, 1), np.float32),
+            rewards=np.zeros(steps).tolist(),
+            terminations=[False] * steps,
+            truncations=[False] * (steps - 1) + [True],
+        )
+        name = f"test/{data_format}-{steps}-v0"
+        space = Box(-np.inf, np.inf, (1,)), Box(-1, 1, (1,))
+        store_buffers([buffer], *space, name, data_format=data_format)
+
+    most = ROWS_READ - 1
+    for data_format in ("arrow", "parquet"):
+        store(most, data_format)
+        read = load_minari(f"test/{data_format}-{most}-v0").next_observations
+        assert read[-1] == most, "up to here nothing is cut"
+        store(most + 1, data_format)
+        with pytest.raises(DataError, match=r"episode 0: 32,768 steps; .* write it as hdf5"):
+            load_minari(f"test/{data_format}-{most + 1}-v0")
+    store(most + 1, "hdf5")
+    assert len(load_minari(f"test/hdf5-{most + 1}-v0")) == most + 1, "the remedy works"
 
 
 def test_whole_numbers_among_real_ones_are_such() -> None:

@@ -33,6 +33,9 @@ from ipd_lite.paper.dataset import DataError, OfflineDataset
 MAIN_FILE = "main_data.hdf5"
 """Where Minari keeps a dataset's arrays."""
 
+ROWS_READ = 32_768
+"""Of an episode in arrow or parquet files Minari reads one batch, which has at most these rows."""
+
 
 def local_path(dataset: str | os.PathLike[str]) -> Path:
     """Folder of a Minari dataset: an existing path, or an id below Minari's datasets folder."""
@@ -80,6 +83,7 @@ def load_with_bounds(
     recorded = box_of(stored.action_space, f"{name}: action space")
     episodes: list[Episode] = []
     types: dict[str, np.dtype[Any]] = {}
+    _check_lengths(stored, name)
     for where, episode in stored_episodes(stored, name):
         for field, kind in types_of(episode):
             check_type(kind, types, field, where)
@@ -129,6 +133,18 @@ def _open(dataset: str | os.PathLike[str]) -> MinariStorage:
         raise
     except Exception as error:  # whatever HDF5, JSON and Minari make of a damaged file
         raise unreadable(str(dataset), error) from error
+
+
+def _check_lengths(stored: MinariStorage, name: str) -> None:
+    """Refuse an episode of which Minari would read a piece, and not always the first."""
+    if stored.FORMAT == "hdf5":
+        return
+    for number, episode in enumerate(stored.get_episode_metadata(range(stored.total_episodes))):
+        if episode.get("total_steps", 0) >= ROWS_READ:  # and one observation more
+            raise DataError(
+                f"{name}, episode {number}: {episode['total_steps']:,} steps; of {stored.FORMAT} "
+                f"files Minari reads {ROWS_READ - 1:,} at most: write it as hdf5, or cut it"
+            )
 
 
 def read_metadata(dataset: str | os.PathLike[str]) -> dict[str, Any]:
