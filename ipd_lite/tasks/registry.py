@@ -6,7 +6,7 @@ score, what is known about its reward and termination, and the few config fields
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from ipd_lite.tasks.known import (
 from ipd_lite.tasks.mazes import DECISION_LIMITS
 from ipd_lite.tasks.overrides import (
     ANT_MAZE,
+    FAR_GOAL,
+    FAST_TARGET,
     LESSON,
     LOCOMOTION,
     LOCOMOTION_LESSON,
@@ -33,7 +35,14 @@ from ipd_lite.tasks.snapshots import ENVIRONMENTS, REFERENCE_RETURNS
 from ipd_lite.tasks.task import MazeRecipe, Mixture, SnapshotRecipe, Task
 
 
-def _maze_task(name: str, description: str, controller: float, **recipe: Any) -> Task:
+def _maze_task(
+    name: str,
+    description: str,
+    controller: float,
+    overrides: Mapping[str, Any] | None = None,
+    lesson: Mapping[str, Any] | None = None,
+    **recipe: Any,
+) -> Task:
     maze = name.split("-")[1]
     limit = DECISION_LIMITS[maze]
     return Task(
@@ -50,6 +59,8 @@ def _maze_task(name: str, description: str, controller: float, **recipe: Any) ->
         horizon=limit,
         termination="distance to the goal <= 0.45 m",
         recipe=MazeRecipe(maze=maze, **recipe),
+        overrides=overrides or {},
+        lesson=lesson or {},
         position_dimensions=(0, 1),
         reward=reach_goal_reward,
         terminated=reach_goal_termination(maze),
@@ -287,6 +298,8 @@ def _all_tasks() -> Iterator[Task]:
         "pointmaze-large",
         f"large maze, {undirected} in pieces of 20 decisions",
         controller=-41.35,
+        overrides=FAR_GOAL,
+        lesson=FAST_TARGET,
         decisions=80_000,
     )
     for robot in ENVIRONMENTS:
