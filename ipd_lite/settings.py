@@ -68,15 +68,7 @@ class Config(IPDConfig):
         for stage in fields(self):
             if is_dataclass(part := getattr(self, stage.name)):
                 check(part, stage.name)
-        candidates, elites = self.planner.candidates, self.world_model.elites
-        expected = f"a multiple of world_model.elites ({elites})"
-        require(candidates % elites == 0, "planner.candidates", candidates, expected)
-        width, heads = self.distillation.width, self.distillation.heads
-        expected = f"a multiple of distillation.heads ({heads})"
-        require(width % heads == 0, "distillation.width", width, expected)
-        least, most = self.imagination.min_length, self.imagination.length
-        expected = f"at most imagination.length ({most})"
-        require(least <= most, "imagination.min_length", least, expected)
+        super().__post_init__()
 
 
 MOST = 10**18

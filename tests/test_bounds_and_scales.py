@@ -16,6 +16,7 @@ from gymnasium.spaces import Box
 from hypothesis import given
 from hypothesis import strategies as st
 from minari.data_collector import EpisodeBuffer
+from scipy.stats import rankdata
 
 from ipd_lite.data.episodes import Episode, from_arrays, from_episodes
 from ipd_lite.data.minari_files import ROWS_READ, load_minari
@@ -24,6 +25,7 @@ from ipd_lite.paper.dataset import DataError, reward_scale
 from ipd_lite.paper.nets import Features
 from ipd_lite.paper.values import (
     ValueConfig,
+    _ranks,
     diagnose,
     train_values,
     warn_if_values_do_not_fit,
@@ -263,6 +265,41 @@ def test_whole_numbers_among_real_ones_are_such() -> None:
         data = from_episodes(episodes, "mine")
         assert sorted(data.actions.flatten().tolist()) == [0, 0, 0.5, 0.5]
         assert sorted(data.rewards.tolist()) == [0, 0, 0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        (["False"] * 6, "terminated has type <U5; expected true, false, 1 or 0"),
+        (np.array(["0"] * 6, dtype=object), "terminated has type object"),
+        ([0, 0, np.nan, 0, 0, 1], "terminated is nan in row 2"),
+        ([0, 0.01, 0, 0, 0, 1], "terminated is 0.01 in row 1"),
+    ],
+)
+def test_flags_are_true_or_false(flags: Any, problem: str) -> None:
+    states = np.arange(7, dtype=float)[:, None]
+    columns = states[:-1], np.zeros((6, 1)), np.zeros(6), states[1:]
+    with pytest.raises(DataError, match=problem):
+        from_arrays(*columns, flags)
+    for right in ([0.0, 0, 0, 0, 0, 1], [False] * 5 + [True], np.arange(6) == 5):
+        data = from_arrays(*columns, np.asarray(right))
+        assert (data.episodes, data.terminated.tolist()) == (1, [False] * 5 + [True])
+
+
+def test_a_nan_is_called_one_and_not_a_row_out_of_order() -> None:
+    states = np.arange(301, dtype=float)[:, None]
+    states[7:260:2] = np.nan
+    columns = states[:-1], np.zeros((300, 1)), np.zeros(300), states[1:]
+    with pytest.raises(DataError, match="observations is not finite in row 7; repair or drop it"):
+        from_arrays(*columns, np.zeros(300, bool))
+
+
+@given(st.lists(st.integers(0, 4), min_size=3, max_size=40))
+def test_ranks_share_ties_as_spearman_s_do(values: list[int]) -> None:
+    other = np.sin(np.arange(len(values)) * 2.3).round(1)
+    ours = [_ranks(torch.tensor(x, dtype=torch.float32)) for x in (values, other)]
+    for found, exact in zip(ours, (values, other), strict=True):
+        np.testing.assert_array_equal(found.numpy(), rankdata(exact))
 
 
 def test_rows_that_do_not_chain_are_refused_at_once() -> None:

@@ -11,6 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ipd_lite.paper.algorithm import IPDConfig
+from ipd_lite.paper.distillation import DistillationConfig
+from ipd_lite.paper.imagination import ImaginationConfig
+from ipd_lite.paper.planning import PlannerConfig
 from ipd_lite.settings import (
     PRESETS,
     Config,
@@ -213,3 +217,18 @@ def test_whole_and_decimal_spelling_are_one_setting() -> None:
     assert json.dumps(as_dict(override(Config(), {"distillation.alpha": 1}))) == json.dumps(
         as_dict(Config())
     )
+
+
+@pytest.mark.parametrize(
+    ("field", "parts"),
+    [
+        ("planner.candidates", {"planner": PlannerConfig(candidates=31)}),
+        ("distillation.width", {"distillation": DistillationConfig(width=65)}),
+        ("imagination.min_length", {"imagination": ImaginationConfig(length=1)}),
+    ],
+)
+def test_rules_between_stages_hold_without_the_command_line(
+    field: str, parts: dict[str, Any]
+) -> None:
+    with pytest.raises(ValueError, match=field):
+        IPDConfig(**parts)

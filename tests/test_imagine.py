@@ -364,6 +364,9 @@ def test_continuations_end_at_their_last_trusted_state(
         assert kept[row] == (found.length[row] if ended else max(trusted, default=0))
     everywhere = trusted_length(found.observations, found.terminated, found.length, None)
     assert torch.equal(everywhere, found.length)
+    nowhere = torch.zeros_like(found.length)  # no step passed the gate on U
+    none = trusted_length(found.observations, found.terminated, nowhere, gate)
+    assert torch.equal(none, nowhere)
 
 
 @given(drawn=continuation_sets(), prefix=st.integers(0, 4))
@@ -381,6 +384,7 @@ def test_splice_joins_recorded_steps_to_imagined_ones(
         first = int(dataset.starts[dataset.episode[start]])
         recorded = range(max(first, start - prefix), start)
         begin = int(spliced.starts[number])
+        assert spliced.time[begin + len(recorded)] == dataset.step[start], "as late as it began"
         rows = range(begin, begin + len(recorded) + steps)
         assert int(spliced.lengths[number]) == len(rows)
         for row, source in zip(rows, recorded, strict=False):
@@ -407,6 +411,7 @@ def test_augmented_data_begins_with_the_recorded_episodes(
     both = augment(dataset, spliced)
     assert len(both) == len(dataset) + len(spliced)
     assert both.episodes == dataset.episodes + spliced.episodes
+    assert torch.equal(both.time, torch.cat([dataset.step, spliced.time]))
     first = both.select_episodes(torch.arange(dataset.episodes))
     assert first.fingerprint() == dataset.fingerprint()
     rest = both.select_episodes(torch.arange(dataset.episodes, both.episodes))

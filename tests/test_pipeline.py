@@ -34,6 +34,7 @@ from ipd_lite.study.names import read_scores
 from ipd_lite.study.pipeline import Pipeline, choose_device
 from ipd_lite.study.run import evaluate_again, run
 from ipd_lite.study.storage import Stage
+from ipd_lite.tasks.own_data import open_task
 from ipd_lite.tasks.registry import get_task
 from tests.helpers import Killed
 from tests.recorded import TASK, smoke, umaze_data
@@ -333,6 +334,16 @@ def test_another_configuration_in_the_same_folder_is_an_error(finished: Finished
     shorter = umaze_data().select_episodes(torch.arange(10))
     with pytest.raises(ValueError, match="other data"):
         run(TASK, "ipd", 0, smoke(), out=finished.root, device="cpu", data=shorter)
+
+
+def test_a_run_with_another_time_limit_is_another_run(tmp_path: Path) -> None:
+    umaze_data()
+    short = run(open_task(TASK, horizon=10), "bc", 0, smoke(), out=tmp_path, device="cpu")
+    assert (short["return_mean"] >= -10).all()
+    with pytest.raises(ValueError, match=r"another configuration.*choose another --out"):
+        run(open_task(TASK), "bc", 0, smoke(), out=tmp_path, device="cpu")
+    again = run(open_task(TASK, horizon=10), "bc", 0, smoke(), out=tmp_path, device="cpu")
+    assert again["score"].tolist() == short["score"].tolist()
 
 
 # -- what a run leaves behind -------------------------------------------------------------------

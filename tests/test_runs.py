@@ -20,7 +20,7 @@ from ipd_lite.files import load_tensors, save_tensors, write_atomically, write_c
 from ipd_lite.paper.training import Checkpoint, seeded
 from ipd_lite.paper.values import ValueConfig, train_values
 from ipd_lite.paper.world_model import Known, WorldModelConfig, train_world_model
-from ipd_lite.study.storage import Stage, key_of, versions
+from ipd_lite.study.storage import Stage, computed_otherwise, key_of, versions
 from tests.helpers import Killed, KilledCheckpoint, same_bits, small_dataset
 
 
@@ -336,3 +336,16 @@ def test_stage_exists_only_once_everything_is_written(
     ]
     description = json.loads((tmp_path / "values" / "config.json").read_text())
     assert (description["task"], description["versions"]) == ("toy", versions())
+
+
+def test_a_stage_is_found_whatever_it_was_computed_with(tmp_path: Path) -> None:
+    net, _ = train_toy(Checkpoint.none())
+    wanted = {"stage": "values", "seed": 3, "compute": [[False, False]], "after": []}
+    stored = {**wanted, "compute": [[True, True]]}
+    assert computed_otherwise(tmp_path, wanted) is None
+    Stage(tmp_path / "values-1", {**stored, "seed": 4}).store(net.state_dict(), {})
+    assert computed_otherwise(tmp_path, wanted) is None, "another seed is another stage"
+    Stage(tmp_path / "values-2", stored).store(net.state_dict(), {})
+    assert computed_otherwise(tmp_path, wanted) == tmp_path / "values-2"
+    (tmp_path / "values-2" / "result.safetensors").unlink()
+    assert computed_otherwise(tmp_path, wanted) is None, "unfinished"

@@ -74,6 +74,14 @@ def test_terminal_states_do_not_set_the_threshold() -> None:
     assert float(nearest_states(data, fallen, 1.0).threshold) < 10
 
 
+def test_where_every_step_ends_its_episode_nothing_is_near_enough() -> None:
+    data = small_dataset(episodes=20)
+    parts = {name: getattr(data, name) for name in data.__dataclass_fields__}
+    over = OfflineDataset(**{**parts, "terminated": torch.ones_like(data.terminated)})
+    gate = nearest_states(data, over, 0.5)
+    assert not passes(gate, data.observations).any()
+
+
 def test_same_seed_same_gate_and_too_little_data_says_so() -> None:
     data = small_dataset()
     first, second = (nearest_states(data, data, 0.5, references=40, seed=3) for _ in range(2))

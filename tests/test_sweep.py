@@ -266,6 +266,17 @@ def test_another_configuration_is_not_taken_for_done(local: Path) -> None:
     (local / TASK / "bc@quick" / "seed-0" / "error.json").unlink()
 
 
+def test_a_finished_unit_of_other_data_is_reported(
+    local: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shorter = umaze_data().select_episodes(torch.arange(10))
+    monkeypatch.setattr(sweep, "load_task", lambda task: shorter)
+    units = expand(spec())
+    problems = run_units(units, out=local, threads=1, device="cpu")
+    assert len(problems) == len(units)
+    assert all("was trained on other data; choose another --out" in text for text in problems)
+
+
 def test_killed_sweep_repeats_no_finished_unit(
     tmp_path: Path, local: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

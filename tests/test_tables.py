@@ -20,6 +20,7 @@ from ipd_lite.report.statistics import (
     improvement_interval,
     interquartile_mean,
     performance_profile,
+    pooled_interquartile_mean,
     pooled_mean,
     stratified_interval,
 )
@@ -64,6 +65,32 @@ def test_interval_against_a_bootstrap_in_a_loop() -> None:
     assert found.mean == pytest.approx(np.mean([s.mean() for s in strata]))
     assert found.low == pytest.approx(low, abs=0.15)
     assert found.high == pytest.approx(high, abs=0.15)
+
+
+@given(SCORES, st.integers(2, 4))
+def test_every_task_counts_the_same_whatever_its_number_of_runs(
+    values: list[float], times: int
+) -> None:
+    one = np.tile(values, 2)  # an even number: the quarters are whole
+    other = np.linspace(0, 100, len(one))
+    once = pooled_interquartile_mean(one, other)
+    assert pooled_interquartile_mean(np.tile(one, times), other) == pytest.approx(once)
+    alike = interquartile_mean(np.concatenate([one, other]))
+    assert once == pytest.approx(alike), "with equal numbers: all runs together"
+
+
+def test_recordings_are_one_number_however_often_they_are_repeated() -> None:
+    rows = [
+        {"task": task, "method": method, "variant": "", "seed": seed, "checkpoint": checkpoint,
+         "score": score + (seed if method == "ipd" else 0), "success": 0.0}
+        for task, score in (("hopper-medium", 40.0), ("walker2d-medium", 60.0))
+        for method in ("behaviour", "ipd")
+        for seed in (0, 1)
+        for checkpoint in ("last", "best")
+    ]  # fmt: skip
+    found = aggregate(pd.DataFrame(rows)).set_index("method")
+    assert f"{found.loc['behaviour', 'last_iqm']:.1f}" == "50.0", "no interval"
+    assert "[" in f"{found.loc['ipd', 'last_iqm']:.1f}"
 
 
 def test_seeds_are_resampled_inside_their_task_only() -> None:

@@ -146,10 +146,15 @@ def split_transitions(
         "rewards": rewards,
         "next_observations": next_observations,
         "terminated": terminated,
-        "truncated": np.zeros(len(rewards), bool) if truncated is None else truncated,
+        "truncated": truncated,
     }
-    arrays = {field: _array(value, f"{name}: {field}") for field, value in fields.items()}
-    steps = len(arrays["rewards"])
+    arrays = {
+        field: _array(value, f"{name}: {field}")
+        for field, value in fields.items()
+        if value is not None
+    }
+    steps = arrays["rewards"].size
+    arrays.setdefault("truncated", np.zeros(steps, bool))
     if steps == 0:
         raise DataError(f"{name}: there are no transitions; check where the file comes from")
     for field, array in arrays.items():
@@ -158,6 +163,13 @@ def split_transitions(
             shape = f"({steps}, width)" if wanted == 2 else f"({steps},)"
             raise DataError(f"{name}: {field} has shape {array.shape}, expected {shape}")
     before, after = arrays["observations"], arrays["next_observations"]
+    for field in ("terminated", "truncated"):
+        _check_flags(arrays[field], f"{name}: {field}")
+    for field in ("observations", "next_observations"):
+        # A NaN equals nothing: every one would seem to begin a new episode.
+        if arrays[field].dtype.kind == "f" and not np.isfinite(arrays[field]).all():
+            row = int(np.argwhere(~np.isfinite(arrays[field]))[0][0])
+            raise DataError(f"{name}: {field} is not finite in row {row}; repair or drop it")
     # Rounded in only one of them, every row would seem to begin a new episode.
     for what, one, other in (
         ("shape", before.shape, after.shape),
@@ -186,6 +198,20 @@ def split_transitions(
         )
         for start, end in zip(starts, ends, strict=True)
     ]
+
+
+def _check_flags(flags: NDArray[Any], where: str) -> None:
+    """Refuse what is neither true nor false: any text, even "False", would count as true.
+
+    Raises:
+        DataError: names the field and the first such row.
+    """
+    if flags.dtype.kind not in "biuf":
+        raise DataError(f"{where} has type {flags.dtype}; expected true, false, 1 or 0")
+    neither = np.flatnonzero((flags != 0) & (flags != 1))
+    if len(neither):
+        row = int(neither[0])
+        raise DataError(f"{where} is {flags[row]} in row {row}; expected true, false, 1 or 0")
 
 
 def _array(values: Any, where: str) -> NDArray[Any]:

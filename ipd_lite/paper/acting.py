@@ -127,7 +127,7 @@ class FunctionActor:
 
 
 class PlanningActor:
-    """MPC acting directly in the environment: a policy for `evaluate.rollout`."""
+    """MPC acting directly in the environment: a policy for `tasks.rollout.rollout`."""
 
     def __init__(
         self,

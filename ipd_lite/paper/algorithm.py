@@ -42,7 +42,7 @@ from ipd_lite.paper.imagination import (
 )
 from ipd_lite.paper.planning import PlannerConfig
 from ipd_lite.paper.support import Gate, NearestStates, nearest_states
-from ipd_lite.paper.training import Checkpoint, Compute, ComputeConfig, Snapshots
+from ipd_lite.paper.training import Checkpoint, Compute, ComputeConfig, Snapshots, require
 from ipd_lite.paper.transformer import TransformerPolicy
 from ipd_lite.paper.values import ValueConfig, Values, train_values
 from ipd_lite.paper.world_model import (
@@ -68,6 +68,17 @@ class IPDConfig:
     imagination: ImaginationConfig = field(default_factory=ImaginationConfig)
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
+
+    def __post_init__(self) -> None:
+        candidates, elites = self.planner.candidates, self.world_model.elites
+        expected = f"a multiple of world_model.elites ({elites})"
+        require(candidates % elites == 0, "planner.candidates", candidates, expected)
+        width, heads = self.distillation.width, self.distillation.heads
+        expected = f"a multiple of distillation.heads ({heads})"
+        require(width % heads == 0, "distillation.width", width, expected)
+        least, most = self.imagination.min_length, self.imagination.length
+        expected = f"at most imagination.length ({most})"
+        require(least <= most, "imagination.min_length", least, expected)
 
 
 class IPD:

@@ -55,7 +55,9 @@ class OfflineDataset:
     observations, next_observations: (N, O) float32, unnormalized. actions: (N, A) float32 in
     [-1, 1]. rewards: (N,) float32. terminated: (N,) bool, true only where the task ended.
     imagined: (N,) bool. starts, lengths: (E,) int64, first transition and length of each episode.
-    name: dataset id. A step that ends an episode without `terminated` is truncated.
+    name: dataset id. earlier: (E,) int64, steps of the task before an episode's first one here (a
+    splice begins in the middle); None = none. A step that ends an episode without `terminated` is
+    truncated.
     """
 
     observations: Tensor
@@ -67,6 +69,7 @@ class OfflineDataset:
     starts: Tensor
     lengths: Tensor
     name: str = "unnamed"
+    earlier: Tensor | None = None
 
     def __post_init__(self) -> None:
         count = self.observations.shape[0]
@@ -75,6 +78,7 @@ class OfflineDataset:
         for tensor in (self.rewards, self.terminated, self.imagined):
             assert tensor.shape == (count,), tensor.shape
         assert self.starts.shape == self.lengths.shape
+        assert self.earlier is None or self.earlier.shape == self.starts.shape
 
     def __len__(self) -> int:
         return self.observations.shape[0]
@@ -104,6 +108,11 @@ class OfflineDataset:
     def step(self) -> Tensor:
         """(N,) int64: how many steps of the episode come before this one."""
         return torch.arange(len(self), device=self.device) - self.starts[self.episode]
+
+    @cached_property
+    def time(self) -> Tensor:
+        """(N,) int64: how many steps of the task came before this one, recorded here or not."""
+        return self.step if self.earlier is None else self.step + self.earlier[self.episode]
 
     @cached_property
     def remaining(self) -> Tensor:
@@ -178,22 +187,28 @@ class OfflineDataset:
     def select_episodes(self, keep: Tensor, name: str | None = None) -> OfflineDataset:
         """Only the episodes whose index is in `keep` (any order, int64)."""
         index, _ = _episode_rows(self.starts[keep], self.lengths[keep])
-        return self._rows(index, self.lengths[keep], name or self.name)
+        earlier = None if self.earlier is None else self.earlier[keep]
+        return self._rows(index, self.lengths[keep], name or self.name, earlier)
 
     def split_episodes(
         self, fraction: float, generator: torch.Generator
     ) -> tuple[OfflineDataset, OfflineDataset]:
-        """(rest, holdout): about `fraction` of the episodes, at least one, go to the holdout."""
+        """(rest, holdout): about `fraction` of the episodes, at least one, go to the holdout.
+
+        `generator` is one of the CPU, so that the split is the same on every device.
+        """
         if self.episodes < 2:
             raise DataError(
                 f"{self.name}: one episode cannot be split into training and holdout data; "
                 "record at least two"
             )
-        order = torch.randperm(self.episodes, generator=generator, device=self.device)
+        order = torch.randperm(self.episodes, generator=generator).to(self.device)
         count = min(max(1, round(fraction * self.episodes)), self.episodes - 1)
         return self.select_episodes(order[count:]), self.select_episodes(order[:count])
 
-    def _rows(self, index: Tensor, lengths: Tensor, name: str) -> OfflineDataset:
+    def _rows(
+        self, index: Tensor, lengths: Tensor, name: str, earlier: Tensor | None
+    ) -> OfflineDataset:
         return OfflineDataset(
             observations=self.observations[index],
             actions=self.actions[index],
@@ -204,6 +219,7 @@ class OfflineDataset:
             starts=torch.cumsum(lengths, 0) - lengths,
             lengths=lengths,
             name=name,
+            earlier=earlier,
         )
 
     def fingerprint(self) -> str:
@@ -251,6 +267,7 @@ def concatenate(parts: Sequence[OfflineDataset], name: str) -> OfflineDataset:
     def joined(field: str) -> Tensor:
         return torch.cat([getattr(part, field) for part in parts])
 
+    before = [torch.zeros_like(p.lengths) if p.earlier is None else p.earlier for p in parts]
     return OfflineDataset(
         observations=joined("observations"),
         actions=joined("actions"),
@@ -261,4 +278,5 @@ def concatenate(parts: Sequence[OfflineDataset], name: str) -> OfflineDataset:
         starts=torch.cumsum(lengths, 0) - lengths,
         lengths=lengths,
         name=name,
+        earlier=torch.cat(before),
     )

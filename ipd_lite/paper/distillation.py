@@ -294,4 +294,4 @@ def timesteps(
     if config.timestep == "window":
         return torch.arange(rows.shape[1], device=rows.device).expand_as(rows)
     # A spliced episode may be longer than any real one.
-    return dataset.step[rows].clamp_max(episode_steps - 1)
+    return dataset.time[rows].clamp_max(episode_steps - 1)

@@ -275,7 +275,7 @@ def trusted_length(
 
     Where the task ended there is no value to trust: all of them.
     """
-    if gate is None:
+    if gate is None or not length.any():
         return length
     steps = torch.arange(1, terminated.shape[1] + 1, device=length.device)
     inside = steps <= length[:, None]
@@ -361,6 +361,7 @@ def splice(dataset: OfflineDataset, kept: Continuations, prefix: int) -> Offline
         starts=first,
         lengths=lengths,
         name=f"{dataset.name}+imagined",
+        earlier=dataset.time[kept.start] - before,
     )
 
 

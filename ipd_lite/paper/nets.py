@@ -1,4 +1,4 @@
-"""Network parts that every stage shares: input features, batched ensembles, target averaging."""
+"""Network parts that every stage shares: input features, batched ensembles, chunks."""
 
 from __future__ import annotations
 

@@ -105,5 +105,7 @@ def calibrate(
     """The same gate with the threshold at `quantile` of the distances of real held-out states."""
     states = holdout.next_observations[~holdout.terminated]
     rows = torch.randperm(len(states), generator=generator, device=states.device)[:REFERENCES]
-    threshold = torch.quantile(gate.distance(states[rows]), quantile)
+    # Where every step ends its episode there is nothing to compare with: nothing is near enough.
+    nothing = torch.full_like(gate.threshold, -torch.inf)
+    threshold = torch.quantile(gate.distance(states[rows]), quantile) if len(rows) else nothing
     return NearestStates(gate.reference, gate.mean, gate.inverse, gate.neighbours, threshold)

@@ -312,7 +312,9 @@ def diagnose(values: Values, dataset: OfflineDataset, discount: float) -> ValueD
 
 
 def _ranks(values: Tensor) -> Tensor:
-    return values.argsort().argsort().double()
+    """Ranks (N,); equal values share the mean of theirs, as in Spearman's correlation."""
+    _, place, count = values.unique(return_inverse=True, return_counts=True)
+    return (count.cumsum(0) - (count - 1) / 2)[place].double()
 
 
 def _correlation(one: Tensor, other: Tensor) -> float:

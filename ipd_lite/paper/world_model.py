@@ -346,7 +346,7 @@ def split_for_model(
     dataset: OfflineDataset, config: WorldModelConfig, seed: int
 ) -> tuple[OfflineDataset, OfflineDataset]:
     """The (training, holdout) episodes that :func:`train_world_model` uses for this seed."""
-    generator = torch.Generator(dataset.device).manual_seed(seed + 1)
+    generator = torch.Generator().manual_seed(seed + 1)
     return dataset.split_episodes(config.holdout, generator)
 
 

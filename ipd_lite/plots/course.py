@@ -10,12 +10,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from ipd_lite.plots.mazes import maze
 from ipd_lite.plots.style import (
     BLUE,
-    GREEN,
     GREY,
     LOOKS,
     ORANGE,
@@ -131,24 +129,6 @@ def two_gaussians(grid: Array, first: Array, second: Array, title: str) -> Figur
     """Two densities (G,) over grid (G,)."""
     series = {"member 1": (grid, first), "member 2": (grid, second)}
     return lines(series, "predicted next position", "density", title, ylim=(0, 1.7))
-
-
-def curves_apart(
-    groups: Mapping[str, Sequence[Array]], stops: NDArray[np.int64], xlabel: str, ylabel: str
-) -> Figure:
-    """One panel per run: its curve (T,) from every group, and a dotted line at its stop."""
-    size = (2.3 * len(stops) + 0.4, 2.5)
-    figure, axes = plt.subplots(1, len(stops), figsize=size, sharey=True, squeeze=False)
-    looks = ((BLUE, "-", "o"), (GREEN, "--", "s"), (GREY, ":", "^"))
-    for number, ax in enumerate(axes[0]):
-        for (name, curves), (colour, line, mark) in zip(groups.items(), looks, strict=False):
-            ax.plot(curves[number], line, marker=mark, ms=3, color=colour, label=name)
-        ax.axvline(float(stops[number]), color=VERMILION, ls=":", label="the gate stops here")
-        ax.set_xlabel(xlabel)
-    axes[0, 0].set_ylabel(ylabel)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
-    return figure
 
 
 def attention(weights: Array, labels: Sequence[str], title: str) -> Figure:

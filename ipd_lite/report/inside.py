@@ -1,7 +1,6 @@
-"""From saved results to tables and figures: what `ipd-lite demo` and `ipd-lite figures` draw.
+"""What happened inside one maze run, from its stored stages: arrays for the figures, and numbers.
 
-Nothing here trains. Tables are drawn from scores.csv files, figures of what happened inside from
-the stages of one run.
+Nothing here trains.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ipd_lite.report.statistics import (
@@ -58,8 +59,15 @@ def by_method(scores: pd.DataFrame, checkpoint: str = "last") -> dict[str, dict[
     found: dict[str, dict[str, Array]] = {}
     chosen = scores[scores["checkpoint"] == checkpoint]
     for (method, task), group in chosen.groupby(["method", "task"], sort=False):
-        found.setdefault(str(method), {})[str(task)] = group["score"].to_numpy(float)
+        values = group["score"].to_numpy(float)
+        found.setdefault(str(method), {})[str(task)] = _runs(str(method), values)
     return found
+
+
+def _runs(method: str, values: Array) -> Array:
+    """The scores that are runs of their own. What is recorded in one dataset is the same for every
+    seed: one number, of which repetitions say nothing."""
+    return values[:1] if method == "behaviour" and np.ptp(values) == 0 else values
 
 
 def summarize(scores: pd.DataFrame) -> pd.DataFrame:
@@ -78,13 +86,15 @@ def summarize(scores: pd.DataFrame) -> pd.DataFrame:
 
 def _row(group: pd.DataFrame, ipd: pd.DataFrame) -> dict[str, Any]:
     last = group[group["checkpoint"] == "last"].set_index("seed")
-    values = last["score"].to_numpy(float)
+    best = group.loc[group["checkpoint"] == "best", "score"].to_numpy(float)
+    method = str(group["method"].iloc[0])
+    values, best = _runs(method, last["score"].to_numpy(float)), _runs(method, best)
     row = {
         "seeds": len(last),
         "success": last["success"].mean(),
         "last": bootstrap_interval(values),
         "last_iqm": stratified_interval([values], pooled_interquartile_mean),
-        "best": bootstrap_interval(group.loc[group["checkpoint"] == "best", "score"].to_numpy()),
+        "best": bootstrap_interval(best),
         "ipd_minus": Interval(),
         "ipd_better": Interval(),
     }

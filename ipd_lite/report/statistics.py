@@ -7,6 +7,7 @@ across tasks), interquartile means, and the probability of improvement.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -110,8 +111,11 @@ def pooled_mean(*samples: Array, axis: int = -1) -> Any:
 
 
 def pooled_interquartile_mean(*samples: Array, axis: int = -1) -> Any:
-    """Interquartile mean of all runs of all tasks together."""
-    return interquartile_mean(np.concatenate(samples, axis=axis), axis)
+    """Interquartile mean of all runs together, in which every task counts the same: runs of a task
+    that has fewer of them are taken several times."""
+    most = math.lcm(*(sample.shape[axis] for sample in samples))
+    alike = [np.repeat(sample, most // sample.shape[axis], axis=axis) for sample in samples]
+    return interquartile_mean(np.concatenate(alike, axis=axis), axis)
 
 
 def improvement(*samples: Array, axis: int = -1) -> Any:

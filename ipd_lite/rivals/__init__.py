@@ -1,1 +1,1 @@
-"""Baselines: behaviour cloning, TD3+BC, CQL, each with its configuration."""
+"""Baselines: behaviour cloning, TD3+BC, CQL, ReBRAC, each with its configuration."""

@@ -1,8 +1,8 @@
 """What IPD is compared with: the data's own policy and behaviour cloning.
 
-IQL's policy lives in `iql.py`, TD3+BC and CQL in `actor_critic.py`, MPC acting directly in
-`imagine.py`; Decision Transformer and QT are the transformer of `transformer.py` with a
-return-to-go token, without and with the Q term. `methods.METHODS` lists them all.
+IQL's policy lives in `paper/values.py`, MPC acting directly in `paper/acting.py`; Decision
+Transformer and QT are the transformer of `paper/transformer.py` with a return-to-go token, without
+and with the Q term. `study.methods.METHODS` lists them all.
 """
 
 from __future__ import annotations

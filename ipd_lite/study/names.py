@@ -135,9 +135,13 @@ def _agree(
 def same(found: Mapping[str, Any], wanted: Mapping[str, Any], moved: bool = False) -> bool:
     """Whether `found`, read from JSON, has these entries (others are not looked at).
 
-    `moved`: the data may have been opened from another place; its fingerprint decides.
+    `moved`: the data may have been opened from another place; its fingerprint decides, and of how
+    the task was opened only the time limit counts.
     """
     entries = json.loads(json.dumps(dict(wanted)))
-    if moved and found.get("opened") and entries.get("opened"):
-        entries["opened"]["dataset"] = found["opened"].get("dataset")
+    if moved:
+        limits = [(run.get("opened") or {}).get("horizon") for run in (found, entries)]
+        entries.pop("opened", None)
+        if limits[0] != limits[1]:
+            return False
     return all(found.get(k) == v for k, v in entries.items())

@@ -27,7 +27,14 @@ from ipd_lite.rivals.cql import SquashedGaussian, train_cql
 from ipd_lite.rivals.rebrac import train_rebrac
 from ipd_lite.rivals.td3bc import train_td3bc
 from ipd_lite.settings import Config, as_dict
-from ipd_lite.study.storage import Stage, key_of, pack, peak_memory, unpack
+from ipd_lite.study.storage import (
+    Stage,
+    computed_otherwise,
+    key_of,
+    pack,
+    peak_memory,
+    unpack,
+)
 from ipd_lite.tasks.load import load_task
 from ipd_lite.tasks.task import Task
 
@@ -145,6 +152,8 @@ class Pipeline(IPD):
         root = self.out / self.task.name / "stages" / f"seed-{self.seed}"
         stage = Stage(root / f"{name}-{key_of(description)}", description, self.progress)
         if self.read_only and not stage.done:
+            if (folder := computed_otherwise(root, description)) is not None:
+                return Stage(folder, description, self.progress)
             raise FileNotFoundError(
                 f"{stage.folder} is missing or belongs to other data; run the method again"
             )

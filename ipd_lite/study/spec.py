@@ -106,7 +106,7 @@ class Unit:
         return run_folder(out, self.task, self.label, self.seed)
 
     def done(self, out: Path) -> bool:
-        """Whether it has finished with this very configuration and data.
+        """Whether it has finished with this very configuration, and data from the same place.
 
         Raises:
             Damaged: one of its files is.

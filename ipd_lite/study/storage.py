@@ -1,8 +1,7 @@
 """A run's files: configuration, versions, checkpoints, logs. Atomic, resumable, never a pickle.
 
-Every result is written beside its place and renamed, so a killed run leaves whole files only. A
-training loop iterates over :meth:`Checkpoint.steps`; killed and started again, it continues from
-its last checkpoint and ends in the same bits as a run that was never interrupted.
+Every result is written beside its place and renamed, so a killed run leaves whole files only. How
+a killed training continues is said in `paper/training.py`, :class:`Checkpoint`.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 
 from ipd_lite.files import load_tensors, save_tensors, write_csv, write_json
 from ipd_lite.paper.training import Checkpoint
+from ipd_lite.study.names import Damaged, read_json
 
 PACKAGES = (
     "torch",
@@ -39,6 +39,8 @@ PACKAGES = (
 
 
 LOCK = ".lock"
+RESULT = "result.safetensors"
+"""A stage's finished result."""
 
 
 def key_of(*parts: Any) -> str:
@@ -176,6 +178,18 @@ def unpack(
     return tuple(part(index, kind) for index, kind in enumerate(template))
 
 
+def computed_otherwise(root: Path, description: Mapping[str, Any]) -> Path | None:
+    """The folder of a finished stage that differs in what it was computed with alone: a machine of
+    other abilities (`paper/training.py`, :class:`Compute`) trained it."""
+    wanted = json.loads(json.dumps({**description, "compute": None}))
+    for file in sorted(root.glob(f"{description['stage']}-*/config.json")):
+        with contextlib.suppress(Damaged):
+            found = {**read_json(file), "compute": None}
+            if (file.parent / RESULT).exists() and all(found.get(k) == wanted[k] for k in wanted):
+                return file.parent
+    return None
+
+
 class Stage:
     """Folder of one stage's result, shared by every run whose configuration asks for the same.
 
@@ -221,7 +235,7 @@ class Stage:
     @property
     def result(self) -> Path:
         """The finished stage's file."""
-        return self.folder / "result.safetensors"
+        return self.folder / RESULT
 
     @property
     def log(self) -> Path:

@@ -27,11 +27,13 @@ from joblib import Parallel, delayed, effective_n_jobs
 from tqdm import tqdm
 
 from ipd_lite.files import write_json
+from ipd_lite.paper.dataset import DataError
 from ipd_lite.study.names import Damaged, read_json
 from ipd_lite.study.run import run
 from ipd_lite.study.spec import Unit
 from ipd_lite.study.storage import in_use
 from ipd_lite.tasks.collect import collect_missing
+from ipd_lite.tasks.load import load_task
 from ipd_lite.tasks.registry import get_task
 
 
@@ -71,6 +73,7 @@ def run_units(
     for name in dict.fromkeys(unit.task for unit in units if not unit.dataset):
         collect_missing(get_task(name), progress)
     states = [_state(unit, out) for unit in units]
+    states = _with_other_data(units, states, out)
     failed = [f"{unit}: {text}" for unit, (_, text) in zip(units, states, strict=True) if text]
     waiting = [unit for unit, state in zip(units, states, strict=True) if state == ("to do", "")]
     workers = effective_n_jobs(None)
@@ -190,6 +193,27 @@ def _state(unit: Unit, out: Path) -> tuple[str, str]:
         return ("done" if unit.done(out) else "to do"), ""
     except Damaged as error:
         return "failed", str(error)
+
+
+def _with_other_data(
+    units: Sequence[Unit], states: Sequence[tuple[str, str]], out: Path
+) -> list[tuple[str, str]]:
+    """The states, "failed" where a finished unit was trained on data that is no longer there."""
+    present: dict[tuple[str, str], str] = {}
+    finished = (unit for unit, state in zip(units, states, strict=True) if state[0] == "done")
+    for unit in finished:
+        source = (unit.task, unit.dataset)
+        if source not in present:
+            with contextlib.suppress(DataError):  # finished where the data is
+                present[source] = load_task(unit.open()).fingerprint()
+    return [
+        ("failed", f"{unit.folder(out)} was trained on other data; choose another --out")
+        if state == ("done", "")
+        and (now := present.get((unit.task, unit.dataset)))
+        and read_json(unit.folder(out) / "config.json")["dataset"] != now
+        else state
+        for unit, state in zip(units, states, strict=True)
+    ]
 
 
 def status(units: Sequence[Unit], out: Path) -> pd.DataFrame:

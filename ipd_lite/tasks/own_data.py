@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -240,7 +241,8 @@ def random_return(task: Task) -> float:
 
     The result is kept in the user's cache folder, where it can always be deleted.
     """
-    key = hashlib.sha256(repr((task.spec, task.horizon, task.actions)).encode()).hexdigest()[:16]
+    what = (task.spec, task.horizon, task.actions, _last_change(task.spec))
+    key = hashlib.sha256(repr(what).encode()).hexdigest()[:16]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     file = cache / "ipd-lite" / f"random-{key}.json"
     try:
@@ -255,6 +257,18 @@ def random_return(task: Task) -> float:
     with contextlib.suppress(OSError):  # a home that cannot be written to
         write_json(file, result)
     return result
+
+
+def _last_change(spec: EnvSpec | None) -> int:
+    """When the file that makes the environment was written last: after that its rewards may be
+    others. 0 where it cannot be found."""
+    with contextlib.suppress(Exception):
+        entry = spec.entry_point if spec is not None else None
+        module = entry.split(":")[0] if isinstance(entry, str) else getattr(entry, "__module__", "")
+        found = importlib.util.find_spec(module)
+        if found is not None and found.origin:
+            return os.stat(found.origin).st_mtime_ns
+    return 0
 
 
 def _random_rollout(task: Task, episodes: int) -> float:
