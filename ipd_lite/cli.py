@@ -7,9 +7,14 @@ from files loads neither torch nor a simulator.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
+import signal
 import sys
+import threading
 import time
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from pathlib import Path
@@ -324,9 +329,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"ipd-lite {__version__}")
         return 0
     try:
-        command = _parse(arguments)
-        _check(command)
-        command.run()
+        with _terminated_like_interrupted():
+            command = _parse(arguments)
+            _check(command)
+            command.run()
     except KeyboardInterrupt:
         print("stopped; the same command continues from here", file=sys.stderr)
         return 130
@@ -339,7 +345,23 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+@contextlib.contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """Let SIGTERM (`kill`, a batch system) stop workers and say what Ctrl+C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _check(command: Command) -> None:
+    most = 8 * (os.cpu_count() or 1)
+    if (threads := vars(command).get("threads", 0)) > most:
+        raise ValueError(f"threads = {threads}: expected at most {most} on this machine")
     for name, least in (("threads", 0), ("workers", 1), ("episodes", 1)):
         if (value := vars(command).get(name, least)) < least:
             raise ValueError(f"{name} = {value}: expected a whole number, at least {least}")

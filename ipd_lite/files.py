@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 if TYPE_CHECKING:
     import torch
@@ -52,11 +53,17 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]] | pd.DataFrame) -> N
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Any = None) -> None:
-    """Tensors as safetensors, with any JSON value beside them in the same file, atomically."""
+    """Tensors as safetensors, with any JSON value and a checksum in the same file, atomically."""
     from safetensors.torch import save
 
     host = {name: t.detach().to("cpu").contiguous().clone() for name, t in tensors.items()}
-    write_atomically(path, save(host, metadata={"json": json.dumps(meta)}))
+    checksum = _checksum(save(host))
+    write_atomically(path, save(host, {"json": json.dumps(meta), "sha256": checksum}))
+
+
+def _checksum(file: bytes) -> str:
+    """Of the numbers in a safetensors file, which follow its header."""
+    return hashlib.sha256(file[8 + int.from_bytes(file[:8], "little") :]).hexdigest()
 
 
 def load_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], Any]:
@@ -65,22 +72,24 @@ def load_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[s
     Raises:
         ValueError: the file is damaged; the message names it.
     """
-    return _load(path, "pt", str(device))
+    tensors, meta = _load(path, "pt")
+    return {name: tensor.to(device) for name, tensor in tensors.items()}, meta
 
 
 def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """What :func:`save_tensors` wrote, as arrays and without torch; raises as it does."""
-    return {name: np.asarray(array) for name, array in _load(path, "np", "cpu")[0].items()}
+    return {name: np.asarray(array) for name, array in _load(path, "np")[0].items()}
 
 
-def _load(path: Path, framework: str, device: str) -> tuple[dict[str, Any], Any]:
+def _load(path: Path, framework: str) -> tuple[dict[str, Any], Any]:
     try:
-        with safe_open(str(path), framework=framework, device=device) as file:
-            meta = json.loads((file.metadata() or {}).get("json", "null"))
-            return {name: file.get_tensor(name) for name in file.keys()}, meta  # noqa: SIM118
-    except FileNotFoundError:
-        raise
-    except Exception as error:
+        with safe_open(str(path), framework=framework) as file:
+            said = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if "sha256" in said and said["sha256"] != _checksum(path.read_bytes()):
+            raise ValueError("its numbers are not those that were written")
+        return tensors, json.loads(said.get("json", "null"))
+    except (SafetensorError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}); delete it and run again") from error
 
 

@@ -308,7 +308,13 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     """The inverse of :func:`as_dict`.
 
     Raises:
-        TypeError: an unknown field.
+        ValueError: an unknown field.
     """
     kinds = field_types(Config)
-    return Config(**{k: kinds[k](**v) if isinstance(v, dict) else v for k, v in values.items()})
+    try:
+        return Config(**{k: kinds[k](**v) if isinstance(v, dict) else v for k, v in values.items()})
+    except (TypeError, KeyError) as error:
+        raise ValueError(
+            f"the stored configuration is not one of this version of ipd-lite ({error}); install "
+            "the version that wrote it, or run again into another --out"
+        ) from error

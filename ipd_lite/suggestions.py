@@ -16,7 +16,8 @@ def unknown(kind: str, name: str, known: Collection[str], command: str = "") -> 
         kind: what the name should have been, "task" for instance.
         command: the shell command that lists all names.
     """
-    near = get_close_matches(name, known, 3, 0.5)
+    alike = [one for one in known if one.lower() == name.lower()]
+    near = alike or get_close_matches(name, known, 3, 0.5)
     more = f"; `{command}` lists all" if command else ""
     if near:
         return KeyError(f"unknown {kind} {name!r}: did you mean {' or '.join(near)}?{more}")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
@@ -431,3 +434,22 @@ def test_interrupt_says_that_it_continues(
     monkeypatch.setattr("ipd_lite.study.run.run", interrupted)
     assert main(run_arguments(tmp_path)) == 130
     assert "the same command continues" in capsys.readouterr().err
+
+
+def test_terminated_is_stopped_like_ctrl_c(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def killed(self: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+
+    monkeypatch.setattr(ipd_lite.cli.COMMANDS["methods"], "run", killed)
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(["methods"]) == 130
+    assert "the same command continues from here" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_more_threads_than_a_machine_has_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--preset", "smoke", "--threads", "99999"]) == 1
+    assert "threads = 99999: expected at most" in capsys.readouterr().err

@@ -119,7 +119,7 @@ def test_rules_between_stages_hold_however_a_configuration_is_built() -> None:
 def test_configuration_is_read_back_from_json() -> None:
     config = override(preset("smoke"), {"imagination.quantile": None, "values.huber": 0.5})
     assert from_dict(json.loads(json.dumps(as_dict(config)))) == config
-    with pytest.raises(TypeError, match="epochs"):
+    with pytest.raises(ValueError, match=r"not one of this version .*epochs"):
         from_dict({"values": {"epochs": 3}})
 
 

@@ -447,6 +447,18 @@ def test_counts_that_disagree_with_the_metadata_are_an_error(
         load_minari("test/small-v0")
 
 
+def test_more_episodes_than_the_metadata_says_are_an_error(stored: Path) -> None:
+    metadata = json.loads((stored / "metadata.json").read_text())
+    episodes = metadata["total_episodes"]
+    fewer = {"total_episodes": episodes - 1, "total_steps": 1}
+    (stored / "metadata.json").write_text(json.dumps({**metadata, **fewer}))
+    with pytest.raises(DataError, match=f"holds {episodes} episodes, its metadata says"):
+        load_minari("test/small-v0")
+    (stored / "metadata.json").write_text(json.dumps({**metadata, "total_episodes": "2"}))
+    with pytest.raises(DataError, match="total_episodes = '2' in its metadata, expected a number"):
+        load_minari("test/small-v0")
+
+
 def test_missing_episode_is_an_error(stored: Path) -> None:
     with h5py.File(stored / "main_data.hdf5", "a") as file:
         del file["episode_1"]

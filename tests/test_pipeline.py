@@ -346,6 +346,25 @@ def test_a_run_with_another_time_limit_is_another_run(tmp_path: Path) -> None:
     assert again["score"].tolist() == short["score"].tolist()
 
 
+def test_scores_follow_the_references_of_today(tmp_path: Path) -> None:
+    umaze_data()
+    task = get_task(TASK)
+    before = run(task, "bc", 0, smoke(), out=tmp_path, device="cpu")
+    other = replace(task, reference_min=task.reference_min - 10)
+    with pytest.warns(UserWarning, match="its scores are now on the present scale"):
+        after = run(other, "bc", 0, smoke(), out=tmp_path, device="cpu")
+    expected = other.normalized_score(before["return_mean"])
+    np.testing.assert_allclose(after["score"], expected, atol=2e-3)
+    again = run(other, "bc", 0, smoke(), out=tmp_path, device="cpu")
+    assert again["score"].tolist() == after["score"].tolist(), "once"
+
+
+@pytest.mark.parametrize("name", ["gpu", "", "mps", "cuda:x"])
+def test_devices_that_are_none_of_ours(name: str) -> None:
+    with pytest.raises(ValueError, match=f"device = '{name}': expected auto, cpu, cuda or cuda:N"):
+        choose_device(name)
+
+
 # -- what a run leaves behind -------------------------------------------------------------------
 
 

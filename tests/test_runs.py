@@ -349,3 +349,13 @@ def test_a_stage_is_found_whatever_it_was_computed_with(tmp_path: Path) -> None:
     assert computed_otherwise(tmp_path, wanted) == tmp_path / "values-2"
     (tmp_path / "values-2" / "result.safetensors").unlink()
     assert computed_otherwise(tmp_path, wanted) is None, "unfinished"
+
+
+def test_altered_numbers_are_damage(tmp_path: Path) -> None:
+    file = tmp_path / "result.safetensors"
+    save_tensors(file, {"weights": torch.arange(6.0)}, {"updates": 3})
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"is damaged \(its numbers are not those"):
+        load_tensors(file)

@@ -42,7 +42,14 @@ def local_path(dataset: str | os.PathLike[str]) -> Path:
     path = Path(dataset).expanduser()
     if str(dataset).strip() and path.is_dir():
         return path / "data" if (path / "data").is_dir() else path
-    return Path(minari.storage.get_dataset_path(str(dataset))) / "data"
+    try:
+        return Path(minari.storage.get_dataset_path(str(dataset))) / "data"
+    except OSError as error:
+        where = os.environ.get("MINARI_DATASETS_PATH")
+        raise DataError(
+            f"MINARI_DATASETS_PATH = {where!r} is no folder for datasets ({error.strerror}); name "
+            "another, or unset it"
+        ) from error
 
 
 def one_name(dataset: str | os.PathLike[str]) -> str:
@@ -84,6 +91,11 @@ def load_with_bounds(
     episodes: list[Episode] = []
     types: dict[str, np.dtype[Any]] = {}
     _check_lengths(stored, name)
+    if (held := _episodes_held(stored, name)) > stored.total_episodes:
+        raise DataError(
+            f"{name}: holds {held} episodes, its metadata says {stored.total_episodes}; collect or "
+            "download it again"
+        )
     for where, episode in stored_episodes(stored, name):
         for field, kind in types_of(episode):
             check_type(kind, types, field, where)
@@ -135,6 +147,18 @@ def _open(dataset: str | os.PathLike[str]) -> MinariStorage:
         raise unreadable(str(dataset), error) from error
 
 
+def _episodes_held(stored: MinariStorage, name: str) -> int:
+    """Episodes in an HDF5 file, whatever its metadata says; 0 for other formats."""
+    file = Path(stored.data_path) / MAIN_FILE
+    if not file.exists():
+        return 0
+    try:
+        with h5py.File(file) as opened:
+            return sum(group.startswith("episode_") for group in opened)
+    except Exception as error:  # h5py has no class of its own for damage
+        raise unreadable(name, error) from error
+
+
 def _check_lengths(stored: MinariStorage, name: str) -> None:
     """Refuse an episode of which Minari would read a piece, and not always the first."""
     if stored.FORMAT == "hdf5":
@@ -170,6 +194,9 @@ def read_metadata(dataset: str | os.PathLike[str]) -> dict[str, Any]:
             raise ValueError(f"metadata.json holds a {type(found).__name__}, expected a dictionary")
     except (OSError, ValueError) as error:
         raise unreadable(str(dataset), error) from error
+    for field in ("total_episodes", "total_steps"):
+        if type(value := found.get(field, 0)) is not int:
+            raise DataError(f"{dataset}: {field} = {value!r} in its metadata, expected a number")
     name = folder.parent.name if folder.name == "data" else folder.name
     return {"dataset_id": name, **found}
 

@@ -94,6 +94,11 @@ class OfflineDataset:
         return self.starts.shape[0]
 
     @property
+    def longest(self) -> int:
+        """Steps of the longest episode."""
+        return int(self.lengths.max())
+
+    @property
     def widths(self) -> tuple[int, int]:
         """O and A, entries of an observation and of an action."""
         return self.observations.shape[1], self.actions.shape[1]
@@ -151,7 +156,7 @@ class OfflineDataset:
         """(N,) discounted sum of the rewards from each step to the end of its episode."""
         result = self.rewards.clone()
         # From the episodes' ends backwards, all episodes at once.
-        for distance in range(2, int(self.lengths.max()) + 1):
+        for distance in range(2, self.longest + 1):
             index = (self.starts + self.lengths - distance)[self.lengths >= distance]
             result[index] += discount * result[index + 1]
         return result

@@ -130,7 +130,13 @@ def prepare_examples(
     if config.condition != "value":
         next_v = in_chunks(values.v, dataset.next_observations)
         conditions = bootstrapped_returns(
-            dataset.rewards, dataset.terminated, dataset.last, v, next_v, bootstrap_steps, discount
+            dataset.rewards,
+            dataset.terminated,
+            dataset.last,
+            v,
+            next_v,
+            min(bootstrap_steps, dataset.longest),
+            discount,
         )
     if config.condition == "maximum":
         conditions = torch.maximum(v, conditions)

@@ -35,9 +35,7 @@ def bootstrapped_returns(
         raise ValueError(f"steps must be at least 1, got {steps}")
     continues = (~terminated).to(values.dtype)
     result = values
-    ends = last.nonzero().flatten()
-    longest = int(torch.diff(ends, prepend=ends.new_full((1,), -1)).max())
-    for _ in range(min(steps, longest)):
+    for _ in range(steps):
         following = torch.cat([result[1:], result[:1]])
         ahead = torch.where(last, next_values, following)
         result = rewards + discount * continues * ahead

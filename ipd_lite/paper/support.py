@@ -88,7 +88,10 @@ def nearest_states(
         ValueError: `recorded` has fewer states than neighbours are asked for.
     """
     if len(recorded) < neighbours:
-        raise ValueError(f"{len(recorded)} recorded states, fewer than {neighbours} neighbours")
+        raise ValueError(
+            f"{recorded.name}: {len(recorded)} recorded states, fewer than the {neighbours} "
+            "neighbours that imagination.neighbours asks for; record more, or ask for fewer"
+        )
     states = recorded.observations
     generator = torch.Generator(states.device).manual_seed(seed)
     drawn = torch.randperm(len(states), generator=generator, device=states.device)[:references]

@@ -26,6 +26,10 @@ SCORES = (
 """Columns of scores.csv."""
 
 
+DELETE_AND_RUN = "delete the folder {} and run again (trained stages are kept elsewhere)"
+"""What to do about a damaged file of a run."""
+
+
 class Damaged(ValueError):
     """A file of a run is missing, empty, cut, or holds something else."""
 
@@ -105,8 +109,7 @@ def read_run(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
         _agree(folder, identity, record, scores)
         return identity, scores
     except Damaged as error:
-        advice = f"; delete the folder {folder} and run again (trained stages are kept elsewhere)"
-        raise Damaged(error.file, error.why, advice) from error
+        raise Damaged(error.file, error.why, f"; {DELETE_AND_RUN.format(folder)}") from error
 
 
 def _agree(
@@ -117,6 +120,13 @@ def _agree(
     for name in ("task", "method", "variant", "seed", "config"):
         if name not in identity or record.get(name) != identity[name]:
             raise Damaged(folder / "config.json", f"its {name} is not that of record.json")
+        if name != "config" and not (scores[name] == identity[name]).all():
+            raise Damaged(folder / "scores.csv", f"its {name} is not that of config.json")
+    for name in ("return_mean", "score", "episodes"):
+        if scores[name].dtype.kind not in "fi":
+            raise Damaged(folder / "scores.csv", f"{name} holds no numbers")
+    if (scores["episodes"] < 1).any():
+        raise Damaged(folder / "scores.csv", "episodes is less than 1")
     if "seconds" not in record:
         raise Damaged(folder / "record.json", "seconds is missing")
     episodes = read_table(folder / "episodes.csv", ("checkpoint", "episode", "return", "steps"))

@@ -9,6 +9,7 @@ in the same numbers.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -134,7 +135,13 @@ class Pipeline(IPD):
         tensors, meta = folder.load(self.device)
         self.stages[stage] = folder
         self.seconds[stage], self.memory[stage] = meta["seconds"], meta["memory"]
-        return unpack(build(), tensors, meta["parts"], self.device)
+        try:
+            return unpack(build(), tensors, meta["parts"], self.device)
+        except (RuntimeError, TypeError, KeyError) as error:
+            why = str(error).splitlines()[0]
+            raise ValueError(
+                f"{folder.result} holds another stage ({why}); delete it and run again"
+            ) from error
 
     def _stage(self, name: str, config: Sequence[Any], after: Sequence[str]) -> Stage:
         """The shared folder of a stage."""
@@ -241,10 +248,13 @@ def choose_device(name: str) -> torch.device:
     """ "auto" is CUDA where there is one, else the CPU.
 
     Raises:
-        ValueError: CUDA was asked for and is not there.
+        ValueError: it is no device of ours, or one that is not there.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise ValueError(f"device = {name!r}: expected auto, cpu, cuda or cuda:N")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device {name!r} is not available here; use --device cpu")
-    return torch.device(name)
+    return device

@@ -31,7 +31,17 @@ from ipd_lite.settings import (
 )
 from ipd_lite.study.actors import actors
 from ipd_lite.study.methods import get_method
-from ipd_lite.study.names import label_of, read_json, read_run, read_scores, run_folder, same
+from ipd_lite.study.names import (
+    DELETE_AND_RUN,
+    Damaged,
+    label_of,
+    read_json,
+    read_run,
+    read_scores,
+    read_table,
+    run_folder,
+    same,
+)
 from ipd_lite.study.pipeline import FORMAT, Pipeline, choose_device
 from ipd_lite.study.storage import Stage, exclusive, peak_memory, provenance, reset_peak_memory
 from ipd_lite.tasks.own_data import open_task
@@ -96,7 +106,7 @@ def run(
     identity = _identity(pipeline, method, variant)
     with exclusive(folder):
         if (scores := _earlier(folder, identity)) is not None:
-            return scores
+            return _on_present_scale(scores, task, folder)
         begun = time.perf_counter()
         write_json(folder / "config.json", {**identity, **provenance()})
         scores, rollouts = _train_and_evaluate(pipeline, identity, folder)
@@ -120,10 +130,27 @@ def _identity(pipeline: Pipeline, method: str, variant: str) -> dict[str, Any]:
         "seed": pipeline.seed,
         "config": as_dict(pipeline.config),
         "dataset": pipeline.fingerprint,
-        "environment": task.environment,
+        "environment": _environment_of(task),
         "format": FORMAT,
         **opened,
     }
+
+
+def _environment_of(task: Task) -> str:
+    """The environment with the arguments that its dataset gives it: others make another task."""
+    given = {} if task.spec is None else task.spec.kwargs
+    return task.environment + (f" {given}" if given and task.environment else "")
+
+
+def _on_present_scale(scores: pd.DataFrame, task: Task, folder: Path) -> pd.DataFrame:
+    """The stored scores; from their returns again if the task's references are others by now."""
+    present = task.normalized_score(scores["return_mean"]).round(3)
+    if np.allclose(present, scores["score"], atol=0.01):
+        return scores
+    scores = scores.assign(score=present)
+    warnings.warn(f"{folder}: its scores are now on the present scale", stacklevel=2)
+    write_csv(folder / "scores.csv", scores)
+    return scores
 
 
 def _earlier(folder: Path, identity: Mapping[str, Any]) -> pd.DataFrame | None:
@@ -132,7 +159,10 @@ def _earlier(folder: Path, identity: Mapping[str, Any]) -> pd.DataFrame | None:
         found, scores = read_run(folder)
     elif (folder / "policy.safetensors").exists():
         # Trained without an environment, or stopped before its evaluation.
-        found, scores = read_json(folder / "config.json"), None
+        try:
+            found, scores = read_json(folder / "config.json"), None
+        except Damaged as error:
+            raise Damaged(error.file, error.why, f"; {DELETE_AND_RUN.format(folder)}") from error
         identity = {**identity, "environment": found.get("environment")}
     else:
         return None
@@ -175,6 +205,10 @@ def evaluate_again(
     """
     folder = folder.resolve()
     if not (folder / "scores.csv").exists():
+        if (folder / "policy.safetensors").exists():
+            raise FileNotFoundError(
+                f"{folder} was trained, not evaluated; the same `ipd-lite run` evaluates it now"
+            )
         raise FileNotFoundError(
             f"{folder} holds no finished run; expected config.json and scores.csv, "
             "as `ipd-lite run` leaves them in runs/TASK/METHOD/seed-N"
@@ -247,9 +281,12 @@ def _rollouts(pipeline: Pipeline, actors: Sequence[Actor]) -> list[Rollouts]:
 
 def _logs(stages: Sequence[Stage]) -> pd.DataFrame:
     """The training logs of all stages that a run used, one after the other."""
-    parts = [
-        pd.read_csv(stage.log).assign(stage=stage.name) for stage in stages if stage.log.exists()
-    ]
+    try:
+        logs = [(stage, stage.log) for stage in stages if stage.log.exists()]
+        parts = [read_table(log, ("step",)).assign(stage=stage.name) for stage, log in logs]
+    except Damaged as error:
+        advice = f"; delete the folder {error.file.parent} and run again"
+        raise Damaged(error.file, error.why, advice) from error
     return pd.concat(parts) if parts else pd.DataFrame(columns=["stage", "step"])
 
 

@@ -130,7 +130,7 @@ def read_spec(path: Path) -> Spec:
     if not path.is_file():
         raise FileNotFoundError(f"no spec file {path}; figures/study.toml is an example")
     try:
-        content = tomllib.loads(path.read_text())
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ValueError(f"{path} is not valid TOML: {error}") from error
     kinds: dict[str, type] = {"runs": list, "preset": str, "survey": bool}
@@ -167,6 +167,12 @@ def _block(table: Any, place: str) -> Block:
             if type(value) is not kind:
                 raise ValueError(f"{place}: {name} has {value!r}, expected {kind.__name__}")
     vary = table.get("vary", {})
+    for name, value in {**table.get("overrides", {}), **vary}.items():
+        if name == "preset":
+            raise ValueError(f"{place}: preset stands at the top of the file, for all runs")
+        if isinstance(value, dict):
+            field = f"{name}.{next(iter(value), 'field')}"
+            raise ValueError(f'{place}: write the field in quotes, "{field}" = ...')
     _check_table(vary, dict.fromkeys(vary, list), tuple(vary), f"{place}, vary")
     if table.get("overrides") and not table.get("variant"):
         raise ValueError(

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import importlib.util
 import json
+import math
 import os
 import re
 import sys
@@ -211,7 +212,7 @@ def _without_environment(task: Task, fault: EnvironmentFault) -> Task:
 
 def _with_references(task: Task, metadata: Mapping[str, Any], data: OfflineDataset) -> Task:
     """References from the metadata, else measured; the definition of the score tells which."""
-    low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
+    low, high = (_reference(task, metadata, f"ref_{end}_score") for end in ("min", "max"))
     low_text = high_text = "the dataset's own reference"
     if low is None and task.environment:
         try:
@@ -236,6 +237,19 @@ def _with_references(task: Task, metadata: Mapping[str, Any], data: OfflineDatas
     )
 
 
+def _reference(task: Task, metadata: Mapping[str, Any], field: str) -> float | None:
+    """A reference return in the dataset's metadata, None where there is none.
+
+    Raises:
+        DataError: it is no finite number.
+    """
+    value = metadata.get(field)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value is not None and not (number and math.isfinite(value)):
+        raise DataError(f"{task.dataset}: {field} = {value!r} in its metadata, expected a number")
+    return value
+
+
 def random_return(task: Task) -> float:
     """Mean return of uniformly random actions in the task's environment, measured once.
 
@@ -246,13 +260,16 @@ def random_return(task: Task) -> float:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     file = cache / "ipd-lite" / f"random-{key}.json"
     try:
-        return float(json.loads(file.read_text()))
-    except (OSError, ValueError, TypeError):  # not there, or not readable
-        print(
-            f"{task.name}: measuring a random policy, {RANDOM_EPISODES} episodes of "
-            f"{task.environment} (once; it becomes score 0)",
-            file=sys.stderr,
-        )
+        known = json.loads(file.read_text())
+        if type(known) is float and math.isfinite(known):
+            return known
+    except (OSError, ValueError):  # not there, or not readable
+        pass
+    print(
+        f"{task.name}: measuring a random policy, {RANDOM_EPISODES} episodes of "
+        f"{task.environment} (once; it becomes score 0 and is kept in {file})",
+        file=sys.stderr,
+    )
     result = _random_rollout(task, RANDOM_EPISODES)
     with contextlib.suppress(OSError):  # a home that cannot be written to
         write_json(file, result)

@@ -56,7 +56,7 @@ class _Watch:
             if seen == self.answers:
                 print(
                     f"{self.name} has not answered for {PATIENCE:.0f} s; still waiting. Ctrl+C "
-                    "stops: what was trained is stored, and `ipd-lite evaluate` measures it later",
+                    "stops: what was trained is stored, and the same command measures it later",
                     file=sys.stderr,
                     flush=True,
                 )
@@ -156,6 +156,8 @@ def rollout(
                 begun.append(slot)
             if begun:
                 actor.reset(torch.tensor(begun, device=device))
+    if not np.isfinite(returns).all():
+        raise EnvironmentFault(f"{name}: an episode's rewards add up to infinity")
     return Rollouts(returns, steps, success)
 
 
