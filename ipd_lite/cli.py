@@ -7,14 +7,9 @@ from files loads neither torch nor a simulator.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
-import signal
 import sys
-import threading
 import time
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from pathlib import Path
@@ -23,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from ipd_lite import __version__
+from ipd_lite.process import check_amounts, terminated_like_interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -329,9 +325,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"ipd-lite {__version__}")
         return 0
     try:
-        with _terminated_like_interrupted():
+        with terminated_like_interrupted():
             command = _parse(arguments)
-            _check(command)
+            check_amounts(vars(command))
             command.run()
     except KeyboardInterrupt:
         print("stopped; the same command continues from here", file=sys.stderr)
@@ -343,28 +339,6 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"ipd-lite: {text or type(error).__name__}", file=sys.stderr)
         return 1
     return 0
-
-
-@contextlib.contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """Let SIGTERM (`kill`, a batch system) stop workers and say what Ctrl+C does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _check(command: Command) -> None:
-    most = 8 * (os.cpu_count() or 1)
-    if (threads := vars(command).get("threads", 0)) > most:
-        raise ValueError(f"threads = {threads}: expected at most {most} on this machine")
-    for name, least in (("threads", 0), ("workers", 1), ("episodes", 1)):
-        if (value := vars(command).get(name, least)) < least:
-            raise ValueError(f"{name} = {value}: expected a whole number, at least {least}")
 
 
 def _parse(arguments: list[str]) -> Command:

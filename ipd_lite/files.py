@@ -72,18 +72,17 @@ def load_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[s
     Raises:
         ValueError: the file is damaged; the message names it.
     """
-    tensors, meta = _load(path, "pt")
-    return {name: tensor.to(device) for name, tensor in tensors.items()}, meta
+    return _load(path, "pt", str(device))
 
 
 def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """What :func:`save_tensors` wrote, as arrays and without torch; raises as it does."""
-    return {name: np.asarray(array) for name, array in _load(path, "np")[0].items()}
+    return {name: np.asarray(array) for name, array in _load(path, "np", "cpu")[0].items()}
 
 
-def _load(path: Path, framework: str) -> tuple[dict[str, Any], Any]:
+def _load(path: Path, framework: str, device: str) -> tuple[dict[str, Any], Any]:
     try:
-        with safe_open(str(path), framework=framework) as file:
+        with safe_open(str(path), framework=framework, device=device) as file:
             said = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if "sha256" in said and said["sha256"] != _checksum(path.read_bytes()):

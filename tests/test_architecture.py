@@ -21,6 +21,7 @@ MODULES = {
 # What a wing may import besides itself; "cli" and "course" are imported by nobody.
 WINGS: dict[str, set[str]] = {
     "suggestions": set(),
+    "process": set(),
     "files": set(),
     "paper": {"files"},
     "plots": set(),
@@ -32,7 +33,7 @@ WINGS["tasks"] = WINGS["settings"] | {"settings"}
 WINGS["study"] = WINGS["tasks"] | {"tasks"}
 WINGS["report"] = WINGS["study"] | {"study", "plots"}
 WINGS["course"] = WINGS["report"] | {"report"}
-WINGS["cli"] = WINGS["course"] - {"plots"}
+WINGS["cli"] = WINGS["course"] - {"plots"} | {"process"}
 LIBRARIES = {
     "paper": {"torch", "numpy", "tqdm"},
     "plots": {"numpy", "pandas", "matplotlib", "seaborn", "PIL", "IPython"},

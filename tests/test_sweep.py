@@ -152,6 +152,11 @@ def test_slices_and_repetitions(tmp_path: Path) -> None:
         ),
         ('preset = "big"\n' + TEXT.split("\n", 2)[2], "expected one of smoke, lesson, gpu, paper"),
         ("presets = 1\n" + TEXT, "unknown key 'presets'"),
+        (
+            TEXT.replace('"distillation.context" = [2]', "preset = ['paper']"),
+            "number 2: preset sta",
+        ),
+        (TEXT.replace('"imagination.length"', "imagination.length"), '"imagination.length" = ...'),
         (TEXT.replace("variant =", "name ="), "number 3: unknown key 'name'"),
         (TEXT.replace("seeds = [0]", "seeds = []"), "number 2: seeds is missing or empty"),
         (

@@ -94,11 +94,6 @@ class OfflineDataset:
         return self.starts.shape[0]
 
     @property
-    def longest(self) -> int:
-        """Steps of the longest episode."""
-        return int(self.lengths.max())
-
-    @property
     def widths(self) -> tuple[int, int]:
         """O and A, entries of an observation and of an action."""
         return self.observations.shape[1], self.actions.shape[1]
@@ -156,7 +151,7 @@ class OfflineDataset:
         """(N,) discounted sum of the rewards from each step to the end of its episode."""
         result = self.rewards.clone()
         # From the episodes' ends backwards, all episodes at once.
-        for distance in range(2, self.longest + 1):
+        for distance in range(2, int(self.lengths.max()) + 1):
             index = (self.starts + self.lengths - distance)[self.lengths >= distance]
             result[index] += discount * result[index + 1]
         return result
@@ -192,8 +187,19 @@ class OfflineDataset:
     def select_episodes(self, keep: Tensor, name: str | None = None) -> OfflineDataset:
         """Only the episodes whose index is in `keep` (any order, int64)."""
         index, _ = _episode_rows(self.starts[keep], self.lengths[keep])
-        earlier = None if self.earlier is None else self.earlier[keep]
-        return self._rows(index, self.lengths[keep], name or self.name, earlier)
+        lengths = self.lengths[keep]
+        return OfflineDataset(
+            observations=self.observations[index],
+            actions=self.actions[index],
+            rewards=self.rewards[index],
+            next_observations=self.next_observations[index],
+            terminated=self.terminated[index],
+            imagined=self.imagined[index],
+            starts=torch.cumsum(lengths, 0) - lengths,
+            lengths=lengths,
+            name=name or self.name,
+            earlier=None if self.earlier is None else self.earlier[keep],
+        )
 
     def split_episodes(
         self, fraction: float, generator: torch.Generator
@@ -210,22 +216,6 @@ class OfflineDataset:
         order = torch.randperm(self.episodes, generator=generator).to(self.device)
         count = min(max(1, round(fraction * self.episodes)), self.episodes - 1)
         return self.select_episodes(order[count:]), self.select_episodes(order[:count])
-
-    def _rows(
-        self, index: Tensor, lengths: Tensor, name: str, earlier: Tensor | None
-    ) -> OfflineDataset:
-        return OfflineDataset(
-            observations=self.observations[index],
-            actions=self.actions[index],
-            rewards=self.rewards[index],
-            next_observations=self.next_observations[index],
-            terminated=self.terminated[index],
-            imagined=self.imagined[index],
-            starts=torch.cumsum(lengths, 0) - lengths,
-            lengths=lengths,
-            name=name,
-            earlier=earlier,
-        )
 
     def fingerprint(self) -> str:
         """SHA-256 of all arrays: equal exactly when the data is equal."""

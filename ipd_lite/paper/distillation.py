@@ -135,7 +135,7 @@ def prepare_examples(
             dataset.last,
             v,
             next_v,
-            min(bootstrap_steps, dataset.longest),
+            min(bootstrap_steps, int(dataset.lengths.max())),
             discount,
         )
     if config.condition == "maximum":

@@ -86,7 +86,7 @@ def assess(
     next_v = in_chunks(values.v, dataset.next_observations)
     returns = bootstrapped_returns(
         dataset.rewards, dataset.terminated, dataset.last, v, next_v,
-        min(config.bootstrap_steps, dataset.longest), discount,
+        min(config.bootstrap_steps, int(dataset.lengths.max())), discount,
     )  # fmt: skip
     gap = shortfall(v, returns)
     return Assessment(v, returns, gap, suboptimal_steps(gap, config.suboptimal_fraction))

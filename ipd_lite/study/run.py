@@ -104,6 +104,8 @@ def run(
     folder = run_folder(out, task.name, label_of(method, variant), seed)
     pipeline = Pipeline(task, seed, config, out, choose_device(device), progress, data)
     identity = _identity(pipeline, method, variant)
+    if (folder / "scores.csv").exists() and (found := _earlier(folder, identity)) is not None:
+        return _on_present_scale(found, task, folder)  # without a lock, from a disk of any kind
     with exclusive(folder):
         if (scores := _earlier(folder, identity)) is not None:
             return _on_present_scale(scores, task, folder)
