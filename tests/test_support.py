@@ -87,5 +87,5 @@ def test_same_seed_same_gate_and_too_little_data_says_so() -> None:
     first, second = (nearest_states(data, data, 0.5, references=40, seed=3) for _ in range(2))
     assert torch.equal(first.reference, second.reference)
     assert torch.equal(first.threshold, second.threshold)
-    with pytest.raises(ValueError, match="fewer than 500 neighbours"):
+    with pytest.raises(ValueError, match="fewer than the 500 neighbours"):
         nearest_states(data, data, 0.5, neighbours=500)
