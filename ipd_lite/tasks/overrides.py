@@ -118,9 +118,10 @@ LOCOMOTION_LESSON: dict[str, Any] = {**LESSON, **FAST_TARGET}
 
 # In the large maze recordings need up to 160 decisions, and 0.99^160 = 0.2: all far squares look
 # alike. With FAST_TARGET, seeds 100 and 101: IQL 30.5 became 80.7 (and 86.3), nothing imagined 66.8
-# became 97.6 (85.7), IPD 53.2 became 84.1 (89.0). FAST_TARGET alone: 30.5, 90.7, 73.3. And V errs
-# there: the planner acting itself has 61.1. Continuations that end on support and beat the recording:
-# 93.1 and 91.3; those that beat the recording alone: 83.4; a first noise of 0.2: 84.0 and 91.2.
+# became 97.6 (85.7), IPD 53.2 became 84.1 (89.0). FAST_TARGET alone: 30.5, 90.7, 73.3. V still errs
+# there: the planner acting itself has 61.1. With continuations that end on support and beat the
+# recording IPD has 93.1 and 91.3, with those that only beat it 83.4 (seed 100), with a first noise
+# of 0.2 84.0 and 91.2.
 FAR_GOAL: dict[str, Any] = {
     "values.discount": 0.997,
     "imagination.support_quantile": 0.5,
