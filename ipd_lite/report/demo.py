@@ -15,9 +15,6 @@ from joblib import Parallel, delayed
 
 from ipd_lite.data.minari_files import local_path
 from ipd_lite.files import load_arrays, save_tensors, write_atomically, write_csv
-from ipd_lite.report.gather import gather_scores
-from ipd_lite.report.inside import inside_arrays
-from ipd_lite.report.redraw import inside_figures, score_figures
 from ipd_lite.report.results import summarize
 from ipd_lite.report.tables import format_table
 from ipd_lite.settings import Config
@@ -69,6 +66,9 @@ def _evaluate(
 def _figures(
     task: str, seed: int, config: Config, out: Path, device: str, threads: int
 ) -> list[Path]:
+    from ipd_lite.report.inside import inside_arrays
+    from ipd_lite.report.redraw import inside_figures
+
     pipeline = _open(task, seed, config, out, device, threads)
     save_tensors(out / "inside.safetensors", inside_arrays(pipeline))
     return inside_figures(load_arrays(out / "inside.safetensors"), out / "figures")
@@ -133,6 +133,9 @@ def demo(
         inside = [delayed(_figures)(*common)] if isinstance(task.recipe, MazeRecipe) else []
         for result in parallel([*inside, *rest]):
             figures += result or []
+    from ipd_lite.report.gather import gather_scores  # drawing takes 70 MB, in every process
+    from ipd_lite.report.redraw import score_figures
+
     scores = gather_scores([Unit(task_name, m, seed, config) for m in DEMO_METHODS], out)
     write_csv(out / "scores.csv", scores)
     table = format_table(summarize(scores))
