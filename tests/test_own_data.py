@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import threading
 import time
@@ -17,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Box, Dict
 from minari.data_collector import EpisodeBuffer
 
@@ -31,7 +33,7 @@ from ipd_lite.study.run import evaluate_again, run
 from ipd_lite.study.spec import other_data
 from ipd_lite.tasks import rollout as rollouts
 from ipd_lite.tasks.load import load_task
-from ipd_lite.tasks.own_data import open_task
+from ipd_lite.tasks.own_data import _last_change, open_task
 from ipd_lite.tasks.registry import TASKS, get_task
 from tests.test_minari import store_buffers
 
@@ -610,3 +612,17 @@ def test_command_line_and_task_agree_on_the_settings(swings: str, name: str) -> 
     """The command line needs them before it has opened the data."""
     options = ["--preset", name, "--dataset", swings]
     assert _default_config("run", options) == open_task(dataset=swings).config(name)
+
+
+def test_the_random_policy_is_measured_again_after_the_environment_s_code_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = tmp_path / "changing_env.py"
+    module.write_text("class Env: ...\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    spec = EnvSpec("Changing-v0", entry_point="changing_env:Env")
+    before = _last_change(spec)
+    os.utime(module, (1, 1))
+    assert before != _last_change(spec) > 0
+    assert _last_change(None) == 0
+    assert _last_change(EnvSpec("Gone-v0", entry_point="no_such_module:Env")) == 0

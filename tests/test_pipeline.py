@@ -565,3 +565,13 @@ def test_scores_of_unsuccessful_silence_are_unknown() -> None:
     identity = {"task": "t", "method": "m", "variant": "", "seed": 0}
     rows = experiments._score_rows(identity, get_task(TASK), [rollouts], 1.0)
     assert rows["success"].isna().all()
+
+
+def test_scores_of_another_run_are_not_taken_for_this_one_s(tmp_path: Path) -> None:
+    umaze_data()
+    for method in ("bc", "behaviour"):
+        run(TASK, method, 0, smoke(), out=tmp_path, device="cpu")
+    folders = [tmp_path / TASK / method / "seed-0" for method in ("bc", "behaviour")]
+    (folders[1] / "scores.csv").write_bytes((folders[0] / "scores.csv").read_bytes())
+    with pytest.raises(ValueError, match=r"its method is not that of config\.json"):
+        run(TASK, "behaviour", 0, smoke(), out=tmp_path, device="cpu")
