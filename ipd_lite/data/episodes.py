@@ -146,13 +146,10 @@ def split_transitions(
         "rewards": rewards,
         "next_observations": next_observations,
         "terminated": terminated,
-        "truncated": truncated,
     }
-    arrays = {
-        field: _array(value, f"{name}: {field}")
-        for field, value in fields.items()
-        if value is not None
-    }
+    if truncated is not None:
+        fields["truncated"] = truncated
+    arrays = {field: _array(value, f"{name}: {field}") for field, value in fields.items()}
     steps = arrays["rewards"].size
     arrays.setdefault("truncated", np.zeros(steps, bool))
     if steps == 0:

@@ -3,8 +3,9 @@ name. Nothing here needs torch."""
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,6 @@ SCORES = (
     "wall_seconds",
 )
 """Columns of scores.csv."""
-
-
-DELETE_AND_RUN = "delete the folder {} and run again (trained stages are kept elsewhere)"
-"""What to do about a damaged file of a run."""
 
 
 class Damaged(ValueError):
@@ -97,19 +94,27 @@ def read_scores(file: Path) -> pd.DataFrame:
     return read_table(file, SCORES).fillna({"variant": ""})
 
 
+@contextlib.contextmanager
+def delete_and_run(folder: Path) -> Iterator[None]:
+    """Say of every damaged file of a run what to do about it."""
+    try:
+        yield
+    except Damaged as error:
+        advice = f"; delete the folder {folder} and run again (trained stages are kept elsewhere)"
+        raise Damaged(error.file, error.why, advice) from error
+
+
 def read_run(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     """config.json and scores.csv of a finished run, every file of it looked at.
 
     Raises:
         Damaged: one of its files is; the message says what to do.
     """
-    try:
+    with delete_and_run(folder):
         identity, record = read_json(folder / "config.json"), read_json(folder / "record.json")
         scores = read_scores(folder / "scores.csv")
         _agree(folder, identity, record, scores)
-        return identity, scores
-    except Damaged as error:
-        raise Damaged(error.file, error.why, f"; {DELETE_AND_RUN.format(folder)}") from error
+    return identity, scores
 
 
 def _agree(

@@ -7,6 +7,7 @@ planner has none).
 
 from __future__ import annotations
 
+import contextlib
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -32,8 +33,8 @@ from ipd_lite.settings import (
 from ipd_lite.study.actors import actors
 from ipd_lite.study.methods import get_method
 from ipd_lite.study.names import (
-    DELETE_AND_RUN,
     Damaged,
+    delete_and_run,
     label_of,
     read_json,
     read_run,
@@ -104,9 +105,9 @@ def run(
     folder = run_folder(out, task.name, label_of(method, variant), seed)
     pipeline = Pipeline(task, seed, config, out, choose_device(device), progress, data)
     identity = _identity(pipeline, method, variant)
-    if (folder / "scores.csv").exists() and (found := _earlier(folder, identity)) is not None:
-        return _on_present_scale(found, task, folder)  # without a lock, from a disk of any kind
-    with exclusive(folder):
+    # A finished run is only read, without a lock, from a disk of any kind.
+    finished = (folder / "scores.csv").exists()
+    with contextlib.nullcontext() if finished else exclusive(folder):
         if (scores := _earlier(folder, identity)) is not None:
             return _on_present_scale(scores, task, folder)
         begun = time.perf_counter()
@@ -161,10 +162,8 @@ def _earlier(folder: Path, identity: Mapping[str, Any]) -> pd.DataFrame | None:
         found, scores = read_run(folder)
     elif (folder / "policy.safetensors").exists():
         # Trained without an environment, or stopped before its evaluation.
-        try:
+        with delete_and_run(folder):
             found, scores = read_json(folder / "config.json"), None
-        except Damaged as error:
-            raise Damaged(error.file, error.why, f"; {DELETE_AND_RUN.format(folder)}") from error
         identity = {**identity, "environment": found.get("environment")}
     else:
         return None

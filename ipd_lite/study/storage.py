@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from ipd_lite.files import load_tensors, save_tensors, write_csv, write_json
 from ipd_lite.paper.training import Checkpoint
-from ipd_lite.study.names import Damaged, read_json
+from ipd_lite.study.names import Damaged, read_json, same
 
 PACKAGES = (
     "torch",
@@ -181,11 +181,10 @@ def unpack(
 def computed_otherwise(root: Path, description: Mapping[str, Any]) -> Path | None:
     """The folder of a finished stage that differs in what it was computed with alone: a machine of
     other abilities (`paper/training.py`, :class:`Compute`) trained it."""
-    wanted = json.loads(json.dumps({**description, "compute": None}))
+    wanted = {name: value for name, value in description.items() if name != "compute"}
     for file in sorted(root.glob(f"{description['stage']}-*/config.json")):
         with contextlib.suppress(Damaged):
-            found = {**read_json(file), "compute": None}
-            if (file.parent / RESULT).exists() and all(found.get(k) == wanted[k] for k in wanted):
+            if (file.parent / RESULT).exists() and same(read_json(file), wanted):
                 return file.parent
     return None
 

@@ -200,20 +200,20 @@ def _with_other_data(
 ) -> list[tuple[str, str]]:
     """The states, "failed" where a finished unit was trained on data that is no longer there."""
     present: dict[tuple[str, str], str] = {}
-    finished = (unit for unit, state in zip(units, states, strict=True) if state[0] == "done")
-    for unit in finished:
-        source = (unit.task, unit.dataset)
-        if source not in present:
-            with contextlib.suppress(DataError):  # finished where the data is
-                present[source] = load_task(unit.open()).fingerprint()
-    return [
-        ("failed", f"{unit.folder(out)} was trained on other data; choose another --out")
-        if state == ("done", "")
-        and (now := present.get((unit.task, unit.dataset)))
-        and read_json(unit.folder(out) / "config.json")["dataset"] != now
-        else state
-        for unit, state in zip(units, states, strict=True)
-    ]
+    found = []
+    for unit, state in zip(units, states, strict=True):
+        if state[0] == "done":
+            used = read_json(unit.folder(out) / "config.json")["dataset"]
+            source = (unit.task, unit.dataset)
+            if source not in present:
+                present[source] = ""
+                with contextlib.suppress(DataError):  # finished where the data is
+                    present[source] = load_task(unit.open()).fingerprint()
+            if present[source] and used != present[source]:
+                why = f"{unit.folder(out)} was trained on other data; choose another --out"
+                state = ("failed", why)
+        found.append(state)
+    return found
 
 
 def status(units: Sequence[Unit], out: Path) -> pd.DataFrame:
